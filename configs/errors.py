@@ -1,0 +1,27 @@
+"""What can go wrong, by who has to act: each class carries the exit code of the command."""
+
+
+class UserError(ValueError):
+    """The user asked for something that cannot be done; nothing was changed. Exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The configuration cannot be run; the message lists every problem and what to do."""
+
+
+class DataError(UserError):
+    """The source holds no usable data for this configuration."""
+
+
+class DamageError(RuntimeError):
+    """A file that an earlier step wrote is not what it wrote. Exit code 1."""
+
+    exit_code = 1
+
+
+class Stopped(Exception):  # noqa: N818  an outcome, not an error
+    """The run was asked to stop and saved its state. Exit code 143."""
+
+    exit_code = 143

@@ -1,0 +1,161 @@
+"""The run folder: where each file lies, and how files are written so that nobody ever reads half of one."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError, UserError
+from configs.load import differences, dump, read
+from configs.schema import RunConfig, identity
+
+STAGES = ("prepare", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of everything that a run leaves behind."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "run.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def manifest(self) -> Path:
+        return self.data / "manifest.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.data / "tokenizer.json"
+
+    @property
+    def train(self) -> Path:
+        return self.path / "train"
+
+    @property
+    def events(self) -> Path:
+        return self.train / "events.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def metrics(self) -> Path:
+        return self.evaluation / "metrics.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.evaluation / "samples.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def failure(self, stage: str) -> Path:
+        """Why a stage's process ended: the first one to fail writes it."""
+        return self.logs / f"{stage}.failure.json"
+
+    def open(self, run: RunConfig) -> None:
+        """Make the folder this run's, or check that it is.
+
+        A folder of another run is refused with the keys that differ; where the run computes, who watches and how it is
+        evaluated may change.
+        """
+        if self.config.exists():
+            if other := list(differences(identity(run), identity(read(self.config)))):
+                raise ConfigError(
+                    f"{self.path} holds another run; these keys differ (this configuration, that folder):\n"
+                    + "\n".join(f"  - {line}" for line in other)
+                    + "\nchoose another --name, or remove the folder to start over"
+                )
+        elif self.path.exists() and any(p.name != "logs" for p in self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no run.yaml; choose another --name or --runs")
+        self.logs.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.config, dump(run))
+
+    def explain_failure(self, stage: str, error: Exception) -> None:
+        """Leave the reason and exit code of a failure for the launcher; the first reason stays."""
+        record = {"code": getattr(error, "exit_code", 1), "error": str(error)}
+        with contextlib.suppress(FileExistsError, OSError), self.failure(stage).open("x", encoding="utf-8") as file:
+            json.dump(record, file)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON; NaN is refused."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the renames in a folder, last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, wait_s: float = 10.0) -> Iterator[None]:
+    """Be the only writer of a folder; the lock goes with the process, however it ends.
+
+    Raises UserError when another process keeps the folder for longer than wait_s seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with (folder / ".lock").open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    owner = file.read().strip() or "unknown"
+                    raise UserError(f"{folder} is in use by process {owner}; wait for it or stop it") from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,297 @@
+"""Files, overlays and dotted overrides to one RunConfig; a single error lists every problem."""
+
+import difflib
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import Config, RunConfig
+
+Location = tuple[str, ...]
+Tree = dict[str, Any]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: PyYAML reads 1e-3 as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+0123456789.")
+)
+
+
+def load(arguments: Sequence[str]) -> RunConfig:
+    """The run that CONFIG.yaml [OVERLAY.yaml ...] [key.path=value ...] describe, later ones over earlier ones.
+
+    Raises ConfigError with every unknown key, wrong type and broken rule at once.
+    """
+    tree: Tree = {}
+    origins: dict[Location, str] = {}
+    problems: list[str] = []
+    for argument in arguments:
+        override = re.match(r"^([A-Za-z_][\w.]*)=(.*)$", argument, re.DOTALL)
+        if override:
+            layer, places = _parse_override(override[1], override[2], argument, problems)
+        else:
+            layer, places = _parse_file(Path(argument), problems)
+        _lay_over(tree, layer)
+        origins |= places
+    if not any(a.endswith((".yaml", ".yml")) for a in arguments):
+        problems.append("no configuration file: name one, such as configs/demo-lm.yaml")
+    if problems:
+        raise _error(problems)
+    return validate(tree, origins)
+
+
+def validate(tree: Tree, origins: Mapping[Location, str] | None = None) -> RunConfig:
+    """A parsed configuration as a RunConfig; `origins` says where each key was written."""
+    try:
+        return RunConfig.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        problems = [_describe(detail, tree, origins or {}) for detail in error.errors()]
+        for location, problem in _broken_rules(RunConfig, tree):
+            if not any(problem in known for known in problems):
+                problems.append(_place((*location, ""), origins or {}) + problem)
+        raise _error(problems) from None
+    except (TypeError, ValueError) as error:  # json: dates and the like
+        raise ConfigError(f"configuration: {error}") from None
+
+
+def read(path: Path) -> RunConfig:
+    """A run that `write` saved."""
+    return load([str(path)])
+
+
+def dump(run: RunConfig) -> str:
+    """The resolved run as YAML that `read` gives back."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
+    """The keys in which two dumped configurations differ, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in (*ours, *(k for k in theirs if k not in ours)):
+            yield from differences(ours.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else key)
+    elif ours != theirs:
+        yield f"{prefix}: {ours!r} here, {theirs!r} there"
+
+
+def explain(run: RunConfig) -> str:
+    """The resolved run as YAML, each field with its meaning and unit, and the derived numbers."""
+    lines = list(_explain(run, 0))
+    world, train = run.world, run.train
+    tokens = train.global_batch_samples * run.data.block_tokens
+    lines += [
+        "# derived",
+        f"#   accumulation: {run.accumulation} micro-batches per rank per step",
+        f"#   tokens per step: {tokens:,}; tokens in all: {tokens * train.steps:,}",
+        f"#   ranks: {world.processes} x {world.micro_batch_samples} samples x {run.accumulation} accumulation",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _explain(config: BaseModel, depth: int) -> Iterator[str]:
+    for name, field in type(config).model_fields.items():
+        value, pad = getattr(config, name), "  " * depth
+        if isinstance(value, BaseModel):
+            yield f"{pad}{name}:" + (f"  # {_first_line(type(value).__doc__)}" if type(value).__doc__ else "")
+            yield from _explain(value, depth + 1)
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, allow_unicode=True).split("\n...")[0]
+            yield f"{pad}{name}: {text.strip()}" + (
+                f"  # {_first_line(field.description)}" if field.description else ""
+            )
+
+
+def _first_line(text: str | None) -> str:
+    return " ".join((text or "").split("\n\n")[0].split())
+
+
+def _parse_override(path: str, text: str, argument: str, problems: list[str]) -> tuple[Tree, dict[Location, str]]:
+    location = tuple(path.split("."))
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 a SafeLoader
+    except yaml.YAMLError as error:
+        problems.append(f"{argument}: the value is not YAML ({str(error).splitlines()[0]}); quote it")
+        return {}, {}
+    for key in reversed(location):
+        value = {key: value}
+    return value, {location: "command line"}
+
+
+def _parse_file(path: Path, problems: list[str]) -> tuple[Tree, dict[Location, str]]:
+    places: dict[Location, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except OSError as error:
+        hint = _nearest_file(path) if isinstance(error, FileNotFoundError) else ""
+        problems.append(f"{path}: cannot be read: {error.strerror}{hint}")
+        return {}, {}
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8")
+        return {}, {}
+    except yaml.YAMLError as error:
+        problems.append(f"{path}: not YAML: {' '.join(str(error).split())}")
+        return {}, {}
+    if not isinstance(node, yaml.MappingNode):
+        problems.append(f"{path}: expected keys and values at the top, got {'nothing' if node is None else node.id}")
+        return {}, {}
+
+    def walk(mapping: yaml.MappingNode, location: Location) -> None:
+        for key, value in mapping.value:
+            here = (*location, str(key.value))
+            place = f"{path}:{key.start_mark.line + 1}"
+            if here in places:
+                problems.append(f"{place}: {'.'.join(here)} is set twice; first at {places[here]}")
+            places[here] = place
+            if isinstance(value, yaml.MappingNode):
+                walk(value, here)
+
+    walk(node, ())
+    try:
+        return loader.construct_document(node), places
+    except yaml.YAMLError as error:
+        problems.append(f"{path}: not YAML: {' '.join(str(error).split())}")
+        return {}, {}
+
+
+def _nearest_file(path: Path) -> str:
+    names = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _lay_over(base: Tree, layer: Tree) -> None:
+    for key, value in layer.items():
+        old = base.get(key)
+        same_kind = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
+        if same_kind:
+            _lay_over(old, value)
+        else:
+            base[key] = value
+
+
+def _error(problems: list[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError(f"the configuration has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _place(location: Location, origins: Mapping[Location, str]) -> str:
+    known = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), None)
+    name = ".".join(part for part in location if part)
+    return f"{known}: {name}: " if known and name else f"{name}: " if name else ""
+
+
+def _describe(detail: Any, tree: Tree, origins: Mapping[Location, str]) -> str:
+    location = _plain_location(detail["loc"], tree)
+    place, kind, got = _place(location, origins), detail["type"], detail["input"]
+    context = detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{place}unknown key" + _did_you_mean(location, tree)
+    if kind == "missing":
+        return f"{place}required, but not set"
+    if kind in ("union_tag_invalid", "literal_error"):
+        allowed = context.get("expected_tags") or context.get("expected")
+        value = got.get("kind") if isinstance(got, dict) else got
+        near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", str(allowed)), n=1)
+        return f"{place}{value!r} is not one of {allowed}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if kind == "union_tag_not_found":
+        return f"{place}its `kind` is not set"
+    if kind == "value_error":
+        return place + str(context["error"])
+    shown = repr(got) if len(repr(got)) < 80 else repr(got)[:77] + "..."
+    return f"{place}{detail['msg'][0].lower()}{detail['msg'][1:]}, got {shown}"
+
+
+def _plain_location(location: tuple[Any, ...], tree: Any) -> Location:
+    """Without the union tags that pydantic puts between keys."""
+    plain: list[str] = []
+    for part in location:
+        if isinstance(tree, dict) and part not in tree and tree.get("kind") == part:
+            continue
+        plain.append(str(part))
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tuple(plain)
+
+
+def _did_you_mean(location: Location, tree: Tree) -> str:
+    *parents, key = location
+    owner, here = _class_at(RunConfig, tree, parents)
+    siblings = list(owner.model_fields) if owner else []
+    if near := difflib.get_close_matches(key, siblings, n=1):
+        return f"; did you mean {'.'.join((*parents, near[0]))}?"
+    elsewhere = {path.rsplit(".", 1)[-1]: path for path in reversed(list(_paths(RunConfig)))}
+    if near := difflib.get_close_matches(key, list(elsewhere), n=1, cutoff=0.75):
+        return f"; did you mean {elsewhere[near[0]]}?"
+    return f"; allowed here: {', '.join(siblings)}" if here is not None else ""
+
+
+def _class_at(owner: type[Config] | None, tree: Any, keys: Sequence[str]) -> tuple[type[Config] | None, Any]:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+        field = owner.model_fields.get(key) if owner else None
+        owner = _member(field.annotation, tree) if field else None
+    return owner, tree
+
+
+def _paths(owner: type[Config], prefix: str = "") -> Iterator[str]:
+    for name, field in owner.model_fields.items():
+        yield prefix + name
+        for member in _members(field.annotation):
+            yield from _paths(member, f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for argument in get_args(annotation) for member in _members(argument)]
+    return _members(get_args(annotation)[0]) if hasattr(annotation, "__metadata__") else []
+
+
+def _member(annotation: Any, tree: Any) -> type[Config] | None:
+    members = _members(annotation)
+    if len(members) < 2:
+        return members[0] if members else None
+    kind = tree.get("kind") if isinstance(tree, dict) else None
+    return next((m for m in members if kind in get_args(m.model_fields["kind"].annotation)), None)
+
+
+def _broken_rules(owner: type[Config], tree: Any, location: Location = ()) -> Iterator[tuple[Location, str]]:
+    """The rules between fields that sound parts of a faulty configuration break."""
+    loose = _loose(owner, tree)
+    for rule in owner.rules:
+        try:
+            problem = rule(loose)
+        except (AttributeError, TypeError, ZeroDivisionError, ValueError):
+            continue  # a field it needs is itself faulty, and reported
+        if problem:
+            yield location, problem
+    for name, field in owner.model_fields.items():
+        value = tree.get(name) if isinstance(tree, dict) else None
+        if isinstance(value, dict) and (member := _member(field.annotation, value)):
+            yield from _broken_rules(member, value, (*location, name))
+
+
+def _loose(owner: type[Config], tree: Any) -> types.SimpleNamespace:
+    fields: Tree = {}
+    for name, field in owner.model_fields.items():
+        if isinstance(tree, dict) and name in tree:
+            value = tree[name]
+            member = _member(field.annotation, value) if isinstance(value, dict) else None
+            fields[name] = _loose(member, value) if member else value
+        elif not field.is_required():
+            fields[name] = field.get_default(call_default_factory=True)
+    return types.SimpleNamespace(**fields)

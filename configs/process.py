@@ -1,0 +1,60 @@
+"""How a stage's process behaves: it dies with its parent, and says in one line why it failed."""
+
+import ctypes
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.errors import DamageError, Stopped, UserError
+from configs.folder import RunFolder
+from configs.load import read
+from configs.schema import RunConfig
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel for SIGKILL when the parent ends, so that a killed command leaves nothing behind (Linux).
+
+    `parent` is the expected parent's process number: if it is gone already, exit at once.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if parent is not None and os.getppid() != parent:
+            os._exit(137)
+
+
+def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> int:
+    """Run a stage in the folder that the command line names; returns its exit code."""
+    die_with_parent()
+    folder = RunFolder(Path(sys.argv[1]))
+    try:
+        command(read(folder.config), folder)
+    except (UserError, DamageError, Stopped) as error:
+        folder.explain_failure(stage, error)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        folder.explain_failure(stage, RuntimeError(explain(error, stage, folder)))
+        return 1
+    return 0
+
+
+def explain(error: Exception, stage: str, folder: RunFolder) -> str:
+    """One line for a failure that the program does not blame on anybody."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        return explain_disk(error, folder)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return f"{type(error).__name__} at {place}: {error}; the whole traceback is in {folder.log(stage)}"
+
+
+def explain_disk(error: OSError, folder: RunFolder) -> str:
+    """One line for a disk that is full or cannot be written."""
+    where = error.filename or folder.path
+    what = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+    return f"{where}: {what}; what was finished is kept: make room or mend the rights, then run the same command again"

@@ -1,0 +1,117 @@
+"""Which stages of a run are done: decided from the file that each writes last, without torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.errors import DamageError
+from configs.folder import RunFolder, digest, file_digest
+from configs.schema import RunConfig, identity
+
+
+def data_key(run: RunConfig) -> str:
+    """Digest of all that decides the shards, raw bytes apart."""
+    return digest(run.data.model_dump(mode="json"))
+
+
+def train_key(run: RunConfig) -> str:
+    """Digest of all that decides the weights, raw bytes apart."""
+    return digest(identity(run))
+
+
+def evaluation_key(run: RunConfig) -> str:
+    """Digest of all that decides the metrics of given weights."""
+    return digest(run.task.evaluation.model_dump(mode="json"))
+
+
+def complete(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
+    """What a finished stage left, in one line; None when there is work to do. Raises DamageError."""
+    return {"prepare": _prepared, "train": _trained, "evaluate": _evaluated}[stage](run, folder)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object that a stage wrote. Raises DamageError when it is not one."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamageError(f"{path} cannot be read: {error}; remove it and run the stage again") from None
+    if not isinstance(record, dict):
+        raise DamageError(f"{path} is not a record of this program; remove it and run the stage again")
+    return record
+
+
+def _prepared(run: RunConfig, folder: RunFolder) -> str | None:
+    if not folder.manifest.exists():
+        return None
+    manifest = read_record(folder.manifest)
+    if manifest.get("config") != data_key(run):
+        return None
+    try:
+        for split in manifest["splits"].values():
+            for shard in split["shards"]:
+                check_size(folder.data / shard["name"], shard["bytes"], folder.manifest)
+        tokens = ", ".join(f"{name} {split['tokens']:,}" for name, split in manifest["splits"].items())
+        documents, vocabulary = manifest["source"]["documents"], manifest["tokenizer"]["vocabulary_size"]
+    except (KeyError, TypeError) as error:
+        raise DamageError(f"{folder.manifest} lacks {error}; remove it and prepare again") from None
+    return f"{documents} documents; tokens: {tokens}; vocabulary {vocabulary}"
+
+
+def check_size(path: Path, expected: int, manifest: Path) -> None:
+    """Raises DamageError when a file is absent or not as long as the manifest says."""
+    size = path.stat().st_size if path.is_file() else "no file"
+    if size != expected:
+        raise damaged(path, "bytes", size, expected, manifest)
+
+
+def damaged(path: Path, what: str, got: object, expected: object, manifest: Path) -> DamageError:
+    return DamageError(
+        f"shard {path}: {what} is {got}, the manifest says {expected}; restore the file, or remove {manifest} "
+        "and prepare again"
+    )
+
+
+def steps_in(root: Path) -> list[int]:
+    """Steps saved under a folder, newest first."""
+    names = [path.name.removeprefix("step-") for path in root.glob("step-*")]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Check every file against complete.json, and return that record. Raises DamageError naming what differs."""
+    record = read_record(folder / "complete.json")
+    for name, expected in record["files"].items():
+        path = folder / name
+        got = file_digest(path) if path.is_file() else "no file"
+        if got != expected:
+            raise DamageError(f"{path}: sha256 is {got[:12]}, complete.json says {expected[:12]}")
+    return record
+
+
+def _trained(run: RunConfig, folder: RunFolder) -> str | None:
+    last = step_folder(folder.train, run.train.steps)
+    if not last.exists():
+        return None
+    try:
+        record = verify_checkpoint(last)
+    except DamageError:
+        return None  # the trainer says so aloud and falls back
+    if record["config"] != train_key(run) or record["data"] != read_record(folder.manifest).get("digest"):
+        return None
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items())
+    return f"{record['step']} steps; {figures}"
+
+
+def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
+    last = step_folder(folder.train, run.train.steps)
+    if not folder.metrics.exists() or not last.exists():
+        return None
+    metrics = read_record(folder.metrics)
+    same = metrics.get("checkpoint") == read_record(last / "complete.json").get("digest")
+    if not same or metrics.get("config") != evaluation_key(run):
+        return None
+    return f"{len(metrics['metrics'])} metrics in {folder.metrics}"

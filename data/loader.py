@@ -1,0 +1,42 @@
+"""Batches: the reader's samples in the sampler's order, collated by the task."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader
+
+from data.shards import Positioned, Sampler, ShardReader, decode
+
+Sample = dict[str, Any]
+BatchT = TypeVar("BatchT")
+
+
+def loader(
+    reader: ShardReader, sampler: Sampler, collate: Callable[[Sequence[Sample]], BatchT], *, workers: int
+) -> Iterator[BatchT]:
+    """Endless batches; the same ones for any number of worker processes."""
+    return iter(
+        DataLoader(
+            Positioned(reader),  # type: ignore[arg-type]  # indexed by (position, id)
+            batch_sampler=sampler,  # type: ignore[arg-type]  # endless, so without a length
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+    )
+
+
+def sequential(
+    reader: ShardReader,
+    collate: Callable[[Sequence[Sample]], BatchT],
+    *,
+    size: int,
+    limit: int | None,
+    part: int,
+    parts: int,
+) -> Iterator[BatchT]:
+    """One pass over a split, or `limit` samples evenly spaced in it; part `part` of `parts`, in batches of `size`."""
+    count = len(reader) if limit is None else min(limit, len(reader))
+    mine = [place * len(reader) // count for place in range(part, count, parts)]
+    for start in range(0, len(mine), size):
+        yield collate([{"position": i, "id": i} | decode(reader[i]) for i in mine[start : start + size]])

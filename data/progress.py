@@ -1,0 +1,56 @@
+"""What a person sees of long work: rate, figures and time left, in plain lines that a terminal may draw in place."""
+
+import os
+import time
+
+TRANSIENT, LASTING = "~", "|"
+
+
+def say(stage: str, message: str) -> None:
+    """A line that stays on the screen."""
+    print(f"{stage} {LASTING} {message}", flush=True)
+
+
+class Progress:
+    """Lines such as `train ~ 120/1000 steps  12%  7.5k tokens/s  loss 3.21  2:05 left`, one per interval.
+
+    The interval in seconds comes from the launcher (TRAINWORKS_PROGRESS_S): short on a terminal, longer in a log.
+    """
+
+    def __init__(self, stage: str, total: int, unit: str, *, start: int = 0, visible: bool = True) -> None:
+        self.stage, self.total, self.unit, self.first, self.visible = stage, total, unit, start, visible
+        self.interval_s = float(os.environ.get("TRAINWORKS_PROGRESS_S", "10"))
+        self.begun = self.shown = time.monotonic()
+
+    def due(self) -> bool:
+        return self.visible and time.monotonic() - self.shown >= self.interval_s
+
+    def per_s(self, amount: float) -> float:
+        """An amount since the start, per second."""
+        return amount / max(1e-6, time.monotonic() - self.begun)
+
+    def show(self, done: int, *figures: str) -> None:
+        """Print one line now; the caller asks `due` first."""
+        self.shown = time.monotonic()
+        pace = self.per_s(done - self.first)
+        left = f"{clock((self.total - done) / pace)} left" if pace else "starting"
+        percent = f"{100 * done // max(1, self.total)}%"
+        print(
+            "  ".join([f"{self.stage} {TRANSIENT} {done}/{self.total} {self.unit}", percent, *figures, left]),
+            flush=True,
+        )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:07, 12:34 or 3:25:45."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def rate(per_s: float, unit: str) -> str:
+    """7512.3 tokens as `7.5k tokens/s`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if per_s >= size:
+            return f"{per_s / size:.1f}{letter} {unit}/s"
+    return f"{per_s:.1f} {unit}/s"

@@ -1,0 +1,111 @@
+"""Launchers: how the processes of a stage are started, followed and ended. This one uses the machine it is on."""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from configs.folder import RunFolder
+from configs.schema import RunConfig
+from k8s.processes import Supervised, describe_signal, last_lines
+
+RANKED = {"train": "trainer", "evaluate": "trainer.evaluation"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: an exit code as a shell gives it, and the reason when it is not 0."""
+
+    code: int
+    reason: str = ""
+
+
+class Launcher(Protocol):
+    """Starts a stage somewhere and follows it."""
+
+    def submit(self, run: RunConfig) -> str: ...
+    def wait(self, job: str) -> Outcome: ...
+    def logs(self, job: str) -> Iterator[str]: ...
+    def cancel(self, job: str) -> None: ...
+
+
+class LocalLauncher:
+    """One stage as processes on this machine, under torch.distributed.run where it has ranks.
+
+    Its output goes to logs/STAGE.log; the lines meant for a person are passed to `show`.
+    """
+
+    def __init__(self, folder: RunFolder, stage: str, show: Callable[[str], None]) -> None:
+        self.folder, self.stage, self.show = folder, stage, show
+        self._jobs: dict[str, Supervised] = {}
+
+    def submit(self, run: RunConfig) -> str:
+        """Start the stage; returns the job's name."""
+        self.folder.failure(self.stage).unlink(missing_ok=True)
+        name = f"{run.name}-{self.stage}"
+        self._jobs[name] = Supervised(
+            stage_command(run, self.folder, self.stage),
+            environment(run),
+            self.folder.log(self.stage),
+            select=lambda line: line if line.startswith((f"{self.stage} |", f"{self.stage} ~")) else None,
+            show=self.show,
+        )
+        return name
+
+    def wait(self, job: str) -> Outcome:
+        """Follow the job to its end."""
+        process = self._jobs[job]
+        return self._outcome(process.wait(), process.received)
+
+    def logs(self, job: str) -> Iterator[str]:
+        """The job's output so far, line by line."""
+        with self.folder.log(self.stage).open(encoding="utf-8", errors="replace") as file:
+            yield from file
+
+    def cancel(self, job: str) -> None:
+        """Ask the job to save and stop."""
+        self._jobs[job].stop()
+
+    def _outcome(self, code: int, received: list[int]) -> Outcome:
+        failure = self.folder.failure(self.stage)
+        if code and failure.exists():  # torch.distributed.run turns every rank's code into 1: this is the rank's own
+            record = json.loads(failure.read_text(encoding="utf-8"))
+            return Outcome(128 + received[0] if received else record["code"], record["error"])
+        if received:
+            return Outcome(128 + received[0], f"stopped by {describe_signal(received[0])}")
+        if code < 0:
+            return Outcome(128 - code, f"killed by {describe_signal(-code)}")
+        return Outcome(code, last_lines(self.folder.log(self.stage)) if code else "")
+
+
+def stage_command(run: RunConfig, folder: RunFolder, stage: str) -> list[str]:
+    """The command line of a stage."""
+    path = str(folder.path.resolve())
+    if stage not in RANKED:
+        return [sys.executable, "-m", "data.prepare", path]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={run.world.processes}"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--max-restarts=0"),
+        *("-m", RANKED[stage], path),
+    ]
+
+
+def environment(run: RunConfig) -> dict[str, str]:
+    """The parent's environment with what a stage needs: threads, unbuffered output, no imports from the cwd."""
+    return os.environ | {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": str(run.world.threads),
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,107 @@
+"""A supervised child on this machine: followed, told to stop, and gone with everything it started."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from configs.process import die_with_parent
+
+GRACE_S = 120.0
+
+
+class Supervised:
+    """A command in its own session that the kernel kills when this process ends.
+
+    Its output goes line by line to `log`; what `select` returns for a line is passed to `show`.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        *,
+        select: Callable[[str], str | None],
+        show: Callable[[str], None],
+    ) -> None:
+        parent = os.getpid()
+        self.received: list[int] = []
+        self._process = subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        self._reader = threading.Thread(target=self._relay, args=(log, select, show), daemon=True)
+        self._reader.start()
+
+    def stop(self) -> None:
+        """Ask the child to save and end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Follow to the end and return the code as subprocess gives it.
+
+        SIGTERM and SIGINT to this process go on to the child once, as SIGTERM, and stand in `received`; a child that
+        outlasts GRACE_S seconds after that, or a second signal, is killed.
+        """
+        with self._forwarding():
+            code, waited = None, 0.0
+            while code is None:
+                try:
+                    code = self._process.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    waited += 0.2 if self.received else 0.0
+                    if waited > GRACE_S or len(self.received) > 1:
+                        self._end_session()
+        self._end_session()
+        self._reader.join(10)
+        return code
+
+    @contextlib.contextmanager
+    def _forwarding(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+            yield
+            return
+        old = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: object) -> None:
+        self.received.append(number)
+        if len(self.received) == 1:
+            self.stop()
+
+    def _end_session(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _relay(self, log: Path, select: Callable[[str], str | None], show: Callable[[str], None]) -> None:
+        assert self._process.stdout
+        with log.open("ab") as file:
+            for line in self._process.stdout:
+                file.write(line)
+                file.flush()
+                if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+                    show(text)
+
+
+def describe_signal(number: int) -> str:
+    return signal.Signals(number).name
+
+
+def last_lines(path: Path, count: int = 20) -> str:
+    """The end of a log, for an error that nobody foresaw."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([f"it ended without a reason; the last lines of {path}:", *lines[-count:]])

@@ -1,0 +1,183 @@
+"""The `trainworks` command. Imports inside: `--help` has to answer at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configs.folder import RunFolder
+    from configs.schema import RunConfig
+
+GRAMMAR = "CONFIG.yaml [OVERLAY.yaml ...] [key.path=value ...]"
+COMMANDS = {
+    "run": "prepare, train and evaluate as one pipeline on this machine, and write the report",
+    "prepare": "stage 1 alone: raw data to shards",
+    "train": "stage 2 alone: shards to a checkpoint",
+    "evaluate": "stage 3 alone: a checkpoint to metrics",
+    "report": "write report.html again from what a run left",
+    "config": "print the resolved run with meanings and units",
+    "compile": "write the pipeline as a KFP YAML for a cluster",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 / 137 / 143 stopped by a signal."""
+    top = parser()
+    arguments, more = top.parse_known_args(argv)  # overrides may stand after the options too
+    if wrong := [word for word in more if word.startswith("-")]:
+        top.error(f"unrecognized arguments: {' '.join(wrong)}")
+    arguments.config += more
+    from configs.errors import DamageError, UserError
+
+    try:
+        return HANDLERS[arguments.command](arguments)
+    except (UserError, DamageError) as error:
+        print(f"trainworks {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"trainworks {arguments.command}: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="trainworks",
+        description="One YAML describes a training run; prepare, train and evaluate carry it out.",
+        epilog="exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130/137/143 stopped by a signal",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        command.add_argument(
+            "config",
+            nargs="+",
+            metavar="CONFIG",
+            help=f"{GRAMMAR}; later ones win, values are YAML, units are in the names",
+        )
+        if name not in ("config", "compile"):
+            command.add_argument(
+                "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)"
+            )
+            command.add_argument("--name", metavar="NAME", help="the run folder's name (the config's `name`)")
+        if name == "compile":
+            command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the YAML to write")
+    return top
+
+
+def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":
+    from configs.folder import RunFolder
+    from configs.load import load
+
+    run = load(arguments.config)
+    folder = RunFolder(arguments.runs / (arguments.name or run.name))
+    folder.open(run)
+    return run, folder
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from configs.folder import STAGES
+    from configs.stages import complete
+
+    run, folder = _open(arguments)
+    done = {stage: complete(stage, run, folder) for stage in STAGES}
+    screen = Screen()
+    if all(done.values()):
+        for stage, summary in done.items():
+            screen.show(f"{stage} | complete: {summary}")
+    else:
+        from pipelines.local import run_pipeline
+
+        outcome = run_pipeline(run, folder, screen.show)
+        screen.close()
+        if outcome.code:
+            print(f"trainworks run: {outcome.reason}", file=sys.stderr)
+            return outcome.code
+    if not folder.report.exists() or not all(done.values()):
+        from pipelines.report import write_report
+
+        write_report(folder)
+    from pipelines.summary import headline
+
+    print(headline(folder))
+    return 0
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    from pipelines.stages import run_stage
+
+    run, folder = _open(arguments)
+    screen = Screen()
+    outcome = run_stage(arguments.command, run, folder, screen.show)
+    screen.close()
+    if outcome.code:
+        print(f"trainworks {arguments.command}: {outcome.reason}", file=sys.stderr)
+    return outcome.code
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pipelines.report import write_report
+
+    _, folder = _open(arguments)
+    write_report(folder)
+    print(folder.report.resolve())
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from configs.load import explain, load
+
+    print(explain(load(arguments.config)), end="")
+    return 0
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from configs.load import load
+
+    run = load(arguments.config)
+    from pipelines.training import compile_pipeline
+
+    compile_pipeline(run, arguments.output)
+    print(arguments.output)
+    return 0
+
+
+HANDLERS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "prepare": _stage,
+    "train": _stage,
+    "evaluate": _stage,
+    "report": _report,
+    "config": _config,
+    "compile": _compile,
+}
+
+
+class Screen:
+    """Lines for a person: on a terminal, progress is drawn in place; elsewhere every line is plain."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+        self._drawn = False
+        os.environ.setdefault("TRAINWORKS_PROGRESS_S", "1" if self.terminal else "10")
+
+    def show(self, line: str) -> None:
+        stage, mark, text = line.split(" ", 2)
+        transient = self.terminal and mark == "~"
+        start = "\r\x1b[K" if self._drawn else ""
+        print(f"{start}{stage:9}{text}", end="" if transient else "\n", flush=True)
+        self._drawn = transient
+
+    def close(self) -> None:
+        if self._drawn:
+            print()
+            self._drawn = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` under torch.distributed.run."""
+
+import sys
+
+from configs.errors import Stopped
+from configs.folder import RunFolder, locked
+from configs.process import stage_main
+from configs.schema import RunConfig
+from configs.stages import train_key
+from data.manifest import read_manifest
+from data.progress import say
+from data.shards import ShardReader
+from trainer.checkpoint import Checkpointer, TrainState
+from trainer.distributed import World, seed_all
+from trainer.engines import build_engines
+from trainer.loop import StopRequest, Trainer, fit
+from trainer.tasks import build_task
+from trainer.tracker import open_tracker
+
+
+def train(run: RunConfig, folder: RunFolder) -> None:
+    """Train from the last sound checkpoint, or from the start, to the last step."""
+    stop = StopRequest()
+    world = World.join(run.world)
+    if world.rank == 0:
+        with locked(folder.train):
+            _train(run, folder, world, stop)
+    else:
+        _train(run, folder, world, stop)
+    world.leave()
+
+
+def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
+    manifest = read_manifest(folder.manifest)
+    fields = tuple(manifest.fields)
+    readers = {name: ShardReader(folder.data, split.shards, fields) for name, split in manifest.splits.items()}
+    task = build_task(run, manifest)
+    seed_all(run.seed)
+    engines, frozen = build_engines(task, run, world)
+    checkpointer = Checkpointer(folder.train, world, {"data": manifest.digest, "config": train_key(run)})
+    state = TrainState(step=0, position=0, samples_digest="00" * 32)
+    if (latest := checkpointer.latest()) is not None:
+        state = checkpointer.load(latest, engines)
+    tracker = open_tracker(run, folder, "train", rank=world.rank)
+    tracker.start(run, step=state.step, world=world.size, device=str(world.device))
+    if world.rank == 0:
+        size = sum(p.numel() for engine in engines.values() for p in engine.module.parameters())
+        begin = f"continuing after step {state.step}" if state.step else "from the start"
+        say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
+    trainer = Trainer(
+        run, task, engines, frozen, readers["train"], readers.get("validation"), world, checkpointer, tracker
+    )
+    try:
+        fit(trainer, state, stop)
+    except Stopped as stopped:
+        tracker.event("stop", reason=str(stopped))
+        tracker.finish("stopped")
+        raise
+    except Exception as error:
+        tracker.event("failure", reason=f"{type(error).__name__}: {error}")
+        tracker.finish("failed")
+        raise
+    tracker.finish("completed")
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main("train", train))

@@ -1,0 +1,1 @@
+"""Stage 3: a checkpoint to metrics that carry their protocol."""

@@ -1,0 +1,81 @@
+"""Command: checkpoint -> metrics.json, run on every rank as `python -m trainer.evaluation RUN_FOLDER`."""
+
+import sys
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from configs.errors import DamageError, DataError
+from configs.folder import RunFolder, digest, locked, write_json
+from configs.process import stage_main
+from configs.schema import RunConfig
+from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
+from data.manifest import read_manifest
+from data.progress import say
+from data.shards import ShardReader
+from trainer.checkpoint import load_network
+from trainer.distributed import World, seed_all
+from trainer.evaluation.contract import Result
+from trainer.tasks import build_task, evaluation_of
+from trainer.tracker import open_tracker
+
+
+def evaluate(run: RunConfig, folder: RunFolder) -> None:
+    """Score the finished training's last checkpoint on the test split."""
+    torch.set_grad_enabled(False)
+    world = World.join(run.world)
+    if world.rank == 0:
+        with locked(folder.evaluation):
+            _evaluate(run, folder, world)
+    else:
+        _evaluate(run, folder, world)
+    world.leave()
+
+
+def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
+    manifest = read_manifest(folder.manifest)
+    if "test" not in manifest.splits:
+        raise DataError("there is no test split to evaluate on; set data.splits.test above 0 and prepare again")
+    checkpoint = step_folder(folder.train, run.train.steps)
+    if not checkpoint.exists():
+        raise DamageError(f"{checkpoint} is missing: training is not finished; run `trainworks train` first")
+    record = verify_checkpoint(checkpoint)
+    if record["config"] != train_key(run) or record["data"] != manifest.digest:
+        raise DamageError(f"{checkpoint} was not trained with this configuration on this data; train again")
+    readers = {
+        name: ShardReader(folder.data, split.shards, tuple(manifest.fields)) for name, split in manifest.splits.items()
+    }
+    task = build_task(run, manifest)
+    seed_all(run.seed)
+    nets = load_networks(task.networks(), folder, run, world)
+    tracker = open_tracker(run, folder, "evaluate", rank=world.rank)
+    tracker.start(run, checkpoint=record["digest"], world=world.size)
+    result: Result = evaluation_of(run)(run, folder, manifest, readers, task, nets, world)
+    if world.rank == 0:
+        write_json(folder.samples, list(result.samples))
+        write_json(
+            folder.metrics,
+            {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)} | result.record(),
+        )
+        say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")
+    tracker.log(record["step"], {metric.name: metric.value for metric in result.metrics}, event="evaluation")
+    tracker.artifact(
+        folder.evaluation, "evaluation", {"digest": digest(result.record()), "checkpoint": record["digest"]}
+    )
+    tracker.finish("completed")
+
+
+def load_networks(
+    networks: Mapping[str, nn.Module], folder: RunFolder, run: RunConfig, world: World
+) -> dict[str, nn.Module]:
+    """The trained networks, with averaged weights where the run averages them."""
+    checkpoint = step_folder(folder.train, run.train.steps)
+    return {
+        name: load_network(checkpoint, name, network, averaged=run.train.ema is not None).to(world.device).eval()
+        for name, network in networks.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(stage_main("evaluate", evaluate))
