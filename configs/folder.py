@@ -91,7 +91,8 @@ class RunFolder:
         elif self.path.exists() and any(p.name != "logs" for p in self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and holds no run.yaml; choose another --name or --runs")
         self.logs.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.config, dump(run))
+        if not self.config.exists() or read(self.config) != run:
+            write_atomic(self.config, dump(run))
 
     def explain_failure(self, stage: str, error: Exception) -> None:
         """Leave the reason and exit code of a failure for the launcher; the first reason stays."""

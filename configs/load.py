@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -19,11 +19,25 @@ Tree = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: PyYAML reads 1e-3 as text."""
+    """YAML as JSON can hold it: 1e-3 is a float, which PyYAML reads as text, and 2024-01-01 is text, not a date."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own table
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+0123456789.")
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back: text such as "1e-3" is quoted, and text of several lines stays on one."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$"), list("-+0123456789.")
+    )
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None),
 )
 
 
@@ -35,15 +49,15 @@ def load(arguments: Sequence[str]) -> RunConfig:
     tree: Tree = {}
     origins: dict[Location, str] = {}
     problems: list[str] = []
-    for argument in arguments:
-        override = re.match(r"^([A-Za-z_][\w.]*)=(.*)$", argument, re.DOTALL)
+    overrides = [re.match(r"^([^\s=/.]+(?:\.[^\s=/.]+)*)=(.*)$", argument, re.DOTALL) for argument in arguments]
+    for argument, override in zip(arguments, overrides, strict=True):
         if override:
             layer, places = _parse_override(override[1], override[2], argument, problems)
         else:
             layer, places = _parse_file(Path(argument), problems)
         _lay_over(tree, layer)
         origins |= places
-    if not any(a.endswith((".yaml", ".yml")) for a in arguments):
+    if all(overrides):
         problems.append("no configuration file: name one, such as configs/demo-lm.yaml")
     if problems:
         raise _error(problems)
@@ -56,7 +70,8 @@ def validate(tree: Tree, origins: Mapping[Location, str] | None = None) -> RunCo
         return RunConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         problems = [_describe(detail, tree, origins or {}) for detail in error.errors()]
-        for location, problem in _broken_rules(RunConfig, tree):
+        faulty = {_plain_location(each["loc"], tree) for each in error.errors() if each["type"] != "value_error"}
+        for location, problem in _broken_rules(RunConfig, tree, faulty):
             if not any(problem in known for known in problems):
                 problems.append(_place((*location, ""), origins or {}) + problem)
         raise _error(problems) from None
@@ -71,7 +86,7 @@ def read(path: Path) -> RunConfig:
 
 def dump(run: RunConfig) -> str:
     """The resolved run as YAML that `read` gives back."""
-    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(run.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[str]:
@@ -105,7 +120,8 @@ def _explain(config: BaseModel, depth: int) -> Iterator[str]:
             yield from _explain(value, depth + 1)
         else:
             plain = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, allow_unicode=True).split("\n...")[0]
+            text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
+            text = text.removesuffix("\n...\n")
             yield f"{pad}{name}: {text.strip()}" + (
                 f"  # {_first_line(field.description)}" if field.description else ""
             )
@@ -117,22 +133,21 @@ def _first_line(text: str | None) -> str:
 
 def _parse_override(path: str, text: str, argument: str, problems: list[str]) -> tuple[Tree, dict[Location, str]]:
     location = tuple(path.split("."))
+    places = {location: "command line"}
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 a SafeLoader
-    except yaml.YAMLError as error:
+        value = _construct(text, location, lambda line: "command line", places, problems)
+    except (yaml.YAMLError, RecursionError) as error:
         problems.append(f"{argument}: the value is not YAML ({str(error).splitlines()[0]}); quote it")
         return {}, {}
     for key in reversed(location):
         value = {key: value}
-    return value, {location: "command line"}
+    return value, places
 
 
 def _parse_file(path: Path, problems: list[str]) -> tuple[Tree, dict[Location, str]]:
     places: dict[Location, str] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        tree = _construct(path.read_text(encoding="utf-8"), (), lambda line: f"{path}:{line}", places, problems)
     except OSError as error:
         hint = _nearest_file(path) if isinstance(error, FileNotFoundError) else ""
         problems.append(f"{path}: cannot be read: {error.strerror}{hint}")
@@ -140,29 +155,35 @@ def _parse_file(path: Path, problems: list[str]) -> tuple[Tree, dict[Location, s
     except UnicodeDecodeError as error:
         problems.append(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8")
         return {}, {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         problems.append(f"{path}: not YAML: {' '.join(str(error).split())}")
         return {}, {}
-    if not isinstance(node, yaml.MappingNode):
-        problems.append(f"{path}: expected keys and values at the top, got {'nothing' if node is None else node.id}")
+    if not isinstance(tree, dict):
+        got = "nothing" if tree is None else type(tree).__name__
+        problems.append(f"{path}: expected keys and values at the top, got {got}")
         return {}, {}
+    return tree, places
 
-    def walk(mapping: yaml.MappingNode, location: Location) -> None:
-        for key, value in mapping.value:
-            here = (*location, str(key.value))
-            place = f"{path}:{key.start_mark.line + 1}"
+
+def _construct(
+    text: str, root: Location, place: Callable[[int], str], places: dict[Location, str], problems: list[str]
+) -> Any:
+    """The value that YAML text holds; notes in `places` where each key is set, in `problems` those set twice."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+
+    def walk(node: yaml.Node | None, location: Location) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            return
+        for key, value in node.value:
+            here, at = (*location, str(key.value)), place(key.start_mark.line + 1)
             if here in places:
-                problems.append(f"{place}: {'.'.join(here)} is set twice; first at {places[here]}")
-            places[here] = place
-            if isinstance(value, yaml.MappingNode):
-                walk(value, here)
+                problems.append(f"{at}: {'.'.join(here)} is set twice; first at {places[here]}")
+            places[here] = at
+            walk(value, here)
 
-    walk(node, ())
-    try:
-        return loader.construct_document(node), places
-    except yaml.YAMLError as error:
-        problems.append(f"{path}: not YAML: {' '.join(str(error).split())}")
-        return {}, {}
+    walk(node, root)
+    return None if node is None else loader.construct_document(node)
 
 
 def _nearest_file(path: Path) -> str:
@@ -174,13 +195,12 @@ def _nearest_file(path: Path) -> str:
 def _lay_over(base: Tree, layer: Tree) -> None:
     for key, value in layer.items():
         old = base.get(key)
-        same_kind = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        )
-        if same_kind:
-            _lay_over(old, value)
-        else:
+        if not isinstance(value, dict):
             base[key] = value
+            continue
+        if not isinstance(old, dict) or value.get("kind", old.get("kind")) != old.get("kind"):
+            base[key] = {}  # not `value` itself: YAML aliases share it
+        _lay_over(base[key], value)
 
 
 def _error(problems: list[str]) -> ConfigError:
@@ -188,20 +208,22 @@ def _error(problems: list[str]) -> ConfigError:
     return ConfigError(f"the configuration has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def _place(location: Location, origins: Mapping[Location, str]) -> str:
+def _place(location: Location, origins: Mapping[Location, str], name: str | None = None) -> str:
     known = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), None)
-    name = ".".join(part for part in location if part)
+    name = name or ".".join(part for part in location if part)
     return f"{known}: {name}: " if known and name else f"{name}: " if name else ""
 
 
 def _describe(detail: Any, tree: Tree, origins: Mapping[Location, str]) -> str:
-    location = _plain_location(detail["loc"], tree)
-    place, kind, got = _place(location, origins), detail["type"], detail["input"]
+    location, kind, got = _plain_location(detail["loc"], tree), detail["type"], detail["input"]
+    if kind == "union_tag_invalid":
+        location = (*location, "kind")
+    place = _place(location, origins)
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{place}unknown key" + _did_you_mean(location, tree)
-    if kind == "missing":
-        return f"{place}required, but not set"
+    if kind == "missing":  # of an earlier `kind` the same key may have been set
+        return _place(location[:-1], origins, ".".join(location)) + "required, but not set"
     if kind in ("union_tag_invalid", "literal_error"):
         allowed = context.get("expected_tags") or context.get("expected")
         value = got.get("kind") if isinstance(got, dict) else got
@@ -269,29 +291,35 @@ def _member(annotation: Any, tree: Any) -> type[Config] | None:
     return next((m for m in members if kind in get_args(m.model_fields["kind"].annotation)), None)
 
 
-def _broken_rules(owner: type[Config], tree: Any, location: Location = ()) -> Iterator[tuple[Location, str]]:
+def _broken_rules(
+    owner: type[Config], tree: Any, faulty: Collection[Location], location: Location = ()
+) -> Iterator[tuple[Location, str]]:
     """The rules between fields that sound parts of a faulty configuration break."""
-    loose = _loose(owner, tree)
+    loose = _loose(owner, tree, faulty, location)
     for rule in owner.rules:
         try:
             problem = rule(loose)
-        except (AttributeError, TypeError, ZeroDivisionError, ValueError):
+        except (AttributeError, TypeError):
             continue  # a field it needs is itself faulty, and reported
         if problem:
             yield location, problem
     for name, field in owner.model_fields.items():
         value = tree.get(name) if isinstance(tree, dict) else None
         if isinstance(value, dict) and (member := _member(field.annotation, value)):
-            yield from _broken_rules(member, value, (*location, name))
+            yield from _broken_rules(member, value, faulty, (*location, name))
 
 
-def _loose(owner: type[Config], tree: Any) -> types.SimpleNamespace:
+def _loose(owner: type[Config], tree: Any, faulty: Collection[Location], location: Location) -> types.SimpleNamespace:
+    """The sound fields of a faulty configuration, with defaults for those not given."""
     fields: Tree = {}
     for name, field in owner.model_fields.items():
+        here = (*location, name)
+        if here in faulty:
+            continue
         if isinstance(tree, dict) and name in tree:
             value = tree[name]
             member = _member(field.annotation, value) if isinstance(value, dict) else None
-            fields[name] = _loose(member, value) if member else value
+            fields[name] = _loose(member, value, faulty, here) if member else value
         elif not field.is_required():
             fields[name] = field.get_default(call_default_factory=True)
     return types.SimpleNamespace(**fields)

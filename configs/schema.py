@@ -13,7 +13,9 @@ Positive = Annotated[float, Field(gt=0)]
 class Config(BaseModel):
     """Frozen and closed: nothing writes to a config, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
     rules: ClassVar[tuple[Callable[[Any], str | None], ...]] = ()
     """Checks between fields: each gets the config, or a loose copy of one with mistakes, and says what is wrong."""
 
@@ -92,7 +94,7 @@ class FileSource(Config):
     """Local text files, read with the `datasets` library."""
 
     kind: Literal["files"]
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     """Files, folders (searched for known suffixes) or glob patterns: .txt .md .jsonl .parquet"""
     text_field: str = "text"
     """Column of .jsonl and .parquet files that holds the text"""
@@ -173,12 +175,15 @@ class DecoderConfig(Config):
     feed_forward_width: Count | None = None
     """Features inside the feed-forward; 4 x width, or 8/3 x width in multiples of 32 for swiglu, when not given"""
     norm: Literal["layer_norm", "rms_norm"] = "rms_norm"
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019), before each attention and feed-forward"""
     norm_eps: Positive = 1e-5
     """Added to the variance"""
     positions: Literal["rotary", "learned"] = "rotary"
+    """Rotated queries and keys (Su et al., 2021), or a learned vector per place"""
     rotary_base: Positive = 10000.0
     """Longest rotary wavelength over 2 pi, in tokens"""
     activation: Literal["swiglu", "gelu"] = "swiglu"
+    """Of the feed-forward: gated (Shazeer, 2020) or plain"""
     bias: bool = False
     """Whether linear layers and LayerNorm have a bias"""
     tied_embeddings: bool = True
@@ -241,7 +246,9 @@ class AdamWConfig(Config):
     learning_rate: Positive
     """Peak, per step"""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Shares of the old averages of the gradient and of its square kept each step"""
     eps: Positive = 1e-8
+    """Added to the root of the averaged square"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Per step, times the learning rate"""
 
@@ -270,7 +277,9 @@ class StepSchedule(_Schedule):
 
     kind: Literal["step"]
     every_steps: Count
+    """Steps between two drops"""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """What each drop multiplies the rate by"""
 
 
 class ExponentialSchedule(_Schedule):
@@ -306,6 +315,7 @@ class CheckpointConfig(Config):
     """When the state is saved."""
 
     every_steps: Count
+    """Steps between two checkpoints; the last step is always saved"""
     keep: Count = 2
     """Newest checkpoints that stay"""
 
@@ -326,7 +336,9 @@ class TrainConfig(Config):
     clip_grad_norm: Positive | None = 1.0
     """Largest gradient norm; longer ones are scaled down to it"""
     ema: EmaConfig | None = None
+    """Averaging of the weights; none when not given"""
     validate_every_steps: Count
+    """Steps between two passes over the validation split; the last step always has one"""
     validation_samples: Count | None = None
     """Validation samples per pass, evenly spaced; all when not given"""
     log_every_steps: Count = 10
@@ -357,7 +369,9 @@ class WandbConfig(Config):
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online with a WANDB_API_KEY and a server that answers, else offline"""
     project: str = "trainworks"
+    """Where W&B files the run"""
     entity: str | None = None
+    """Team or user it belongs to; the account's own when not given"""
 
 
 class ClusterConfig(Config):

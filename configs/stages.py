@@ -52,8 +52,8 @@ def _prepared(run: RunConfig, folder: RunFolder) -> str | None:
                 check_size(folder.data / shard["name"], shard["bytes"], folder.manifest)
         tokens = ", ".join(f"{name} {split['tokens']:,}" for name, split in manifest["splits"].items())
         documents, vocabulary = manifest["source"]["documents"], manifest["tokenizer"]["vocabulary_size"]
-    except (KeyError, TypeError) as error:
-        raise DamageError(f"{folder.manifest} lacks {error}; remove it and prepare again") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DamageError(f"{folder.manifest} is not a manifest: {error!r}; remove it and prepare again") from None
     return f"{documents} documents; tokens: {tokens}; vocabulary {vocabulary}"
 
 
@@ -83,7 +83,10 @@ def step_folder(root: Path, step: int) -> Path:
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Check every file against complete.json, and return that record. Raises DamageError naming what differs."""
-    record = read_record(folder / "complete.json")
+    path = folder / "complete.json"
+    record = read_record(path)
+    if record.get("digest") != digest({key: value for key, value in record.items() if key != "digest"}):
+        raise DamageError(f"{path}: its digest is not that of its content")
     for name, expected in record["files"].items():
         path = folder / name
         got = file_digest(path) if path.is_file() else "no file"

@@ -29,12 +29,11 @@ class Place:
 
 
 class Journal:
-    """One line per finished step, written after the files that it names; of another `key`, it starts anew."""
+    """One line per finished step, written after the files that it names; unreadable or of another `key`, anew."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        self.lines: list[dict[str, Any]] = _read_lines(path)
         if self.lines[:1] != [{"key": key}]:
             self.lines = []
             self._add({"key": key})
@@ -48,10 +47,12 @@ class Journal:
         self._add({"tokenizer": file_digest(path), "end": end})
 
     def shards(self, split: str) -> list[tuple[Shard, Place]]:
-        """A split's finished shards, each with where to go on, up to the first whose files have changed."""
+        """A split's finished shards, each with where to go on; from the first whose files have changed, all go."""
         lines = [line for line in self.lines if line.get("split") == split]
-        found = ((Shard(**line["shard"]), Place(**line["next"])) for line in lines)
-        return list(takewhile(lambda each: _intact(self.path.parent, each[0]), found))
+        intact = list(takewhile(lambda line: _intact(self.path.parent, Shard(**line["shard"])), lines))
+        for line in lines[len(intact) :]:  # or a second interruption would find them again beside their successors
+            self.lines.remove(line)
+        return [(Shard(**line["shard"]), Place(**line["next"])) for line in intact]
 
     def add_shard(self, split: str, shard: Shard, place: Place) -> None:
         self._add({"split": split, "shard": shard.model_dump(), "next": asdict(place)})
@@ -59,6 +60,13 @@ class Journal:
     def _add(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         write_atomic(self.path, "".join(json.dumps(each) + "\n" for each in self.lines))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
 
 
 def _intact(folder: Path, shard: Shard) -> bool:

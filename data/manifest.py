@@ -1,11 +1,13 @@
 """What a prepared data set says of itself: the file that is written last and checked first."""
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import DamageError
-from configs.folder import file_digest
+from configs.folder import digest, file_digest
+from configs.stages import read_record
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -78,19 +80,28 @@ class Manifest(Record):
     """Documents left out, by reason"""
 
 
+def content_digest(manifest: Manifest) -> str:
+    """sha256 of all fields but `digest`."""
+    return digest(manifest.model_copy(update={"digest": ""}).model_dump(mode="json"))
+
+
 def read_manifest(path: Path) -> Manifest:
     """Raises DamageError when the file is not a manifest of this version, or the tokenizer beside it is another."""
+    if not path.exists():
+        raise DamageError(f"{path} is missing: the data is not prepared; run `trainworks prepare` first")
+    record = read_record(path)
+    if (got := record.get("schema_version")) != SCHEMA_VERSION:
+        raise DamageError(
+            f"{path} has schema_version={got}, this trainworks reads {SCHEMA_VERSION}; remove it and prepare again"
+        )
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise DamageError(f"{path} is missing: the data is not prepared; run `trainworks prepare` first") from None
+        manifest = Manifest.model_validate_json(json.dumps(record))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DamageError(f"{path} is not a manifest: {where}: {first['msg']}; remove it and prepare again") from None
-    if manifest.schema_version != SCHEMA_VERSION:
-        got = manifest.schema_version
-        raise DamageError(f"{path} has schema_version={got}, this trainworks reads {SCHEMA_VERSION}; prepare again")
+    if content_digest(manifest) != manifest.digest:
+        raise DamageError(f"{path} was changed after it was written (its digest differs); remove it and prepare again")
     tokenizer = path.parent / manifest.tokenizer.file
     if not tokenizer.exists() or file_digest(tokenizer) != manifest.tokenizer.sha256:
         raise DamageError(

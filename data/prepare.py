@@ -17,14 +17,24 @@ from configs.process import stage_main
 from configs.schema import DataConfig, RunConfig
 from configs.stages import complete, data_key
 from data.journal import Journal, Place, Stream
-from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord, read_manifest
+from data.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Shard,
+    SourceRecord,
+    Split,
+    TokenizerRecord,
+    content_digest,
+    read_manifest,
+)
 from data.progress import Progress, rate, say
 from data.shards import ShardWriter, encode_array, index_path
 from data.sources import Source, open_source
 from data.splits import SPLITS, assign
-from data.text import build_tokenizer, encode, normalise, pack
+from data.text import build_tokenizer, encode, id_of, normalise, pack, vocabulary_size
 
 FIELDS = {"tokens.npy": "npy"}
+JOURNAL, CACHE = "journal.jsonl", ".cache"  # gone when all is complete
 
 
 def prepare(run: RunConfig, folder: RunFolder) -> None:
@@ -36,13 +46,12 @@ def prepare(run: RunConfig, folder: RunFolder) -> None:
         if not complete("prepare", run, folder):
             source = open_source(run.data.source)
             key = digest([data_key(run), source.sha256, tokenizer_digest(run.data)])
-            journal = Journal(folder.data / "journal.jsonl", key)
+            journal = Journal(folder.data / JOURNAL, key)
             say("prepare", f"{source.description}: {len(source.files)} files, {source.bytes / 1e6:.1f} MB")
-            cache = folder.data / ".cache"
-            manifest = Preparation(run, folder, source, journal, cache).make()
+            manifest = Preparation(run, folder, source, journal, folder.data / CACHE).make()
+            shutil.rmtree(folder.data / CACHE, ignore_errors=True)
             write_json(folder.manifest, manifest.model_dump(mode="json"))
-            shutil.rmtree(cache, ignore_errors=True)
-            journal.path.unlink()
+        (folder.data / JOURNAL).unlink(missing_ok=True)
         read_manifest(folder.manifest)  # the tokenizer may have been changed since
         say("prepare", f"complete: {complete('prepare', run, folder)}")
 
@@ -135,11 +144,11 @@ class Preparation:
 
     def write_split(self, name: str, plan: Plan, tokenizer: Tokenizer, end: str) -> Split:
         """Encode, pack and write one split, from the first shard that the journal does not hold."""
-        config, end_id = self.run.data, tokenizer.token_to_id(end)
+        config, end_id = self.run.data, id_of(tokenizer, end)
         done = self.journal.shards(name)
         shards = [shard for shard, _ in done]
         place = done[-1][1] if done else Place(context=end_id)
-        dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
+        dtype = np.dtype("<u2" if vocabulary_size(tokenizer) <= 2**16 else "<u4")
         stream = Stream(encode(tokenizer, islice(self.of_split(name, plan), place.document, None), end_id), place)
         progress = Progress("prepare", plan.documents[name], f"{name} documents", start=place.document)
         writer: ShardWriter | None = None
@@ -150,14 +159,13 @@ class Preparation:
             samples += 1
             stream.take(block)
             if samples % config.shard_samples == 0:
-                shards.append(writer.close())
+                shards.append(self.finish(writer, name, stream.place))
                 writer = None
-                self.journal.add_shard(name, shards[-1], stream.place)
             if progress.due():
                 pace = progress.per_s(stream.place.tokens - place.tokens)
                 progress.show(stream.place.document, rate(pace, "tokens"))
         if writer:
-            shards.append(writer.close())
+            shards.append(self.finish(writer, name, stream.place))
         return Split(
             documents=plan.documents[name],
             tokens=stream.place.tokens,
@@ -166,6 +174,12 @@ class Preparation:
             samples=samples,
             shards=tuple(shards),
         )
+
+    def finish(self, writer: ShardWriter, split: str, place: Place) -> Shard:
+        """Close a shard and note in the journal where to go on after it."""
+        shard = writer.close()
+        self.journal.add_shard(split, shard, place)
+        return shard
 
     def manifest(self, plan: Plan, tokenizer: Tokenizer, end: str, splits: dict[str, Split]) -> Manifest:
         """The record of it all, with its digest."""
@@ -183,25 +197,26 @@ class Preparation:
             tokenizer=TokenizerRecord(
                 file=self.folder.tokenizer.name,
                 sha256=file_digest(self.folder.tokenizer),
-                vocabulary_size=tokenizer.get_vocab_size(),
+                vocabulary_size=vocabulary_size(tokenizer),
                 end_of_document=end,
-                end_of_document_id=tokenizer.token_to_id(end),
+                end_of_document_id=id_of(tokenizer, end),
             ),
             block_tokens=self.run.data.block_tokens,
             fields=FIELDS,
             splits=splits,
             dropped=dict(plan.dropped),
         )
-        return manifest.model_copy(update={"digest": digest(manifest.model_dump(mode="json"))})
+        return manifest.model_copy(update={"digest": content_digest(manifest)})
 
 
 def _remove_strangers(folder: RunFolder, splits: dict[str, Split]) -> None:
     """Shards of an earlier, abandoned configuration."""
-    known = {shard.name for split in splits.values() for shard in split.shards}
-    for path in (*folder.data.glob("*.tar"), *folder.data.glob("*.part")):
-        if path.name not in known:
-            path.unlink()
-            index_path(path).unlink(missing_ok=True)
+    shards = [folder.data / shard.name for split in splits.values() for shard in split.shards]
+    known = {*shards, *map(index_path, shards)}
+    for pattern in ("*.tar", "*.tar.index.npy", "*.part"):
+        for path in folder.data.glob(pattern):
+            if path not in known:
+                path.unlink()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import DamageError
-from configs.folder import file_digest, sync
+from configs.folder import file_digest, sync, write_atomic
 from configs.stages import check_size, damaged
 from data.manifest import MANIFEST, Shard
 
@@ -60,9 +60,7 @@ class ShardWriter:
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(self._index, dtype="<i8").reshape(-1, len(self.fields), 2))
         index = index_path(self.path)
-        part = index.with_name(index.name + ".part")
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, index)
+        write_atomic(index, buffer.getvalue())
         os.replace(self._part, self.path)
         sync(self.path.parent)
         return Shard(
@@ -157,22 +155,28 @@ def encode_array(array: NDArray[Any]) -> bytes:
 
 
 def decode_array(payload: bytes) -> NDArray[Any]:
-    """A one-dimensional .npy payload; pickled objects are refused."""
+    """A one-dimensional .npy payload; pickled objects and anything else raise DamageError."""
     size = 10 + int.from_bytes(payload[8:10], "little")
-    return np.frombuffer(payload, dtype=_header_dtype(payload[:size]), offset=size)
+    dtype, count = _header(payload[:size])
+    if len(payload) != size + count * dtype.itemsize:
+        raise DamageError(f"a sample's .npy field has {len(payload) - size} bytes for {count} numbers of {dtype}")
+    return np.frombuffer(payload, dtype=dtype, offset=size)
 
 
 @lru_cache(maxsize=64)
-def _header_dtype(header: bytes) -> np.dtype[Any]:
+def _header(header: bytes) -> tuple[np.dtype[Any], int]:
     stream = io.BytesIO(header)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise DamageError("a sample's .npy field is not of version 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    try:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise DamageError("a sample's .npy field is not of version 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise DamageError(f"a sample's .npy field has no header: {error}") from None
     if len(shape) != 1 or dtype.hasobject:
         raise DamageError(
             f"a sample's .npy field has shape {shape} and type {dtype}; expected one dimension of numbers"
         )
-    return dtype
+    return dtype, shape[0]
 
 
 def order(shard_sizes: Sequence[int], seed: int, epoch: int, window: int) -> Ids:

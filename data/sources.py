@@ -36,7 +36,8 @@ class Source:
     def documents(self, cache: Path) -> Iterator[str]:
         """Every document in order; the parsed tables are kept under `cache` and read in place, not held in memory."""
         for builder, files in _by_builder(self.files):
-            table = _load(builder, files, self.config, cache)
+            if (table := _load(builder, files, self.config, cache)) is None:
+                continue
             column = _text_column(table, files, self.config)
             for row in table.select_columns([column]):
                 yield row[column] or ""
@@ -83,6 +84,10 @@ def _expand(pattern: str) -> list[Path]:
         if each.suffix not in SUFFIXES:
             allowed = " ".join(SUFFIXES)
             raise DataError(f"data.source.paths: {each} has suffix {each.suffix!r}; allowed are {allowed}")
+        if "::" in str(each):
+            raise DataError(
+                f"data.source.paths: {each} has '::' in its name, which `datasets` takes for a URL; rename it"
+            )
     return found
 
 
@@ -120,22 +125,31 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, offset
 
 def _by_builder(files: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
     for builder in dict.fromkeys(SUFFIXES.values()):
-        if chosen := [str(path) for path in files if SUFFIXES[path.suffix] == builder and path.stat().st_size]:
+        chosen = [path for path in files if SUFFIXES[path.suffix] == builder]
+        if chosen := [str(path) for path in chosen if path.suffix == ".parquet" or path.stat().st_size]:
             yield builder, chosen
 
 
 def _load(builder: str, files: list[str], config: FileSource, cache: Path) -> Any:
+    """The files as one table, or None when they hold no row."""
     import datasets  # here, because it takes a second that a finished prepare need not spend
+    from datasets.exceptions import DatasetGenerationError
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     document = "document" if config.document == "file" else config.document
-    options = {"sample_by": document} if builder == "text" else {}
+    options: dict[str, Any] = {"text": {"sample_by": document}, "parquet": {"batch_size": 1000}}.get(builder, {})
     escaped = [_escape_glob(name) for name in files]
     try:
-        return datasets.load_dataset(builder, data_files=escaped, split="train", cache_dir=str(cache), **options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        made = datasets.load_dataset_builder(builder, data_files=escaped, cache_dir=str(cache), **options)
+        made.download_and_prepare()
+        return made.as_dataset("train") if made.info.splits["train"].num_examples else None
+    except (DatasetGenerationError, ValueError) as error:
         reason = error.__cause__ or error
+        if isinstance(reason, OSError) and reason.errno:  # the disk's fault; pyarrow's own for a file has no number
+            raise reason from None
+        for each in files if len(files) > 1 else ():
+            _load(builder, [each], config, cache)  # raises at the one to blame
         raise DataError(f"{_name(files)}: not readable as {builder}: {reason}") from None
 
 
@@ -149,7 +163,7 @@ def _text_column(table: Any, files: list[str], config: FileSource) -> str:
         columns = ", ".join(table.column_names)
         raise DataError(f"{_name(files)}: no column {column!r}; there are {columns}: set data.source.text_field")
     kind = getattr(table.features[column], "dtype", "a nested value")
-    if kind not in ("string", "large_string", "null"):
+    if kind not in ("string", "large_string", "string_view", "null"):
         raise DataError(f"{_name(files)}: column {column!r} holds {kind}, expected text; set data.source.text_field")
     return column
 

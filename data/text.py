@@ -60,8 +60,25 @@ def build_tokenizer(config: TrainedTokenizer | TokenizerFile, documents: Iterabl
     return train_tokenizer(documents, config), END_OF_DOCUMENT
 
 
-def encode(tokenizer: Tokenizer, documents: Iterable[str], end: int, *, chunk_bytes: int = 4 << 20) -> Iterator[Ids]:
-    """Each document's ids with `end` after it; special tokens spelled out in the text stay plain text."""
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the vocabulary has."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None
+    return found
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: a vocabulary may have holes."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def encode(
+    tokenizer: Tokenizer, documents: Iterable[str], end: int, *, chunk_characters: int = 4 << 20
+) -> Iterator[Ids]:
+    """Each document's ids with `end` after it; special tokens spelled out in the text stay plain text.
+
+    Raises DataError when the tokenizer cannot encode a document, or finds its end-of-document token inside one.
+    """
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -70,15 +87,26 @@ def encode(tokenizer: Tokenizer, documents: Iterable[str], end: int, *, chunk_by
     for document in documents:
         chunk.append(document)
         size += len(document)
-        if size >= chunk_bytes:
+        if size >= chunk_characters:
             yield from _encode(tokenizer, chunk, end)
             chunk, size = [], 0
     yield from _encode(tokenizer, chunk, end)
 
 
 def _encode(tokenizer: Tokenizer, chunk: list[str], end: int) -> Iterator[Ids]:
-    for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-        yield np.append(np.asarray(encoding.ids, dtype=np.int64), end)
+    try:
+        encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"data.tokenizer: a document cannot be encoded: {error}; use a byte-level tokenizer") from None
+    for document, encoding in zip(chunk, encodings, strict=True):
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        if (ids == end).any():
+            raise DataError(
+                f"data.tokenizer: the document that begins {document[:40]!r} holds {tokenizer.id_to_token(end)!r} as "
+                "text, which would end it early; mark that token as special in tokenizer.json, or choose another "
+                "data.tokenizer.end_of_document"
+            )
+        yield np.append(ids, end)
 
 
 def pack(documents: Iterable[Ids], *, length: int, context: int) -> Iterator[Ids]:

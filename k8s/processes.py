@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from configs.process import die_with_parent
 
@@ -29,6 +30,7 @@ class Supervised:
         show: Callable[[str], None],
     ) -> None:
         parent = os.getpid()
+        record = log.open("ab", buffering=0)
         self.received: list[int] = []
         self._process = subprocess.Popen(
             command,
@@ -39,7 +41,7 @@ class Supervised:
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent),
         )
-        self._reader = threading.Thread(target=self._relay, args=(log, select, show), daemon=True)
+        self._reader = threading.Thread(target=self._relay, args=(record, select, show), daemon=True)
         self._reader.start()
 
     def stop(self) -> None:
@@ -87,14 +89,16 @@ class Supervised:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _relay(self, log: Path, select: Callable[[str], str | None], show: Callable[[str], None]) -> None:
+    def _relay(self, log: BinaryIO, select: Callable[[str], str | None], show: Callable[[str], None]) -> None:
         assert self._process.stdout
-        with log.open("ab") as file:
-            for line in self._process.stdout:
-                file.write(line)
-                file.flush()
-                if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+        for line in self._process.stdout:
+            # a full disk or a closed terminal must not stop the reading: the child would wait for it for ever
+            with contextlib.suppress(OSError):
+                log.write(line)
+            if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+                with contextlib.suppress(OSError):
                     show(text)
+        log.close()
 
 
 def describe_signal(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from configs.errors import UserError
 from configs.folder import RunFolder, file_digest, write_json
@@ -32,7 +33,7 @@ def run_step(stage: str, config: str, folder: str, workspace: str) -> str:
     return file_digest(place.metrics)
 
 
-def outcome_file(folder: RunFolder):
+def outcome_file(folder: RunFolder) -> Path:
     """Which stage failed, and why: kfp's local runner forgets it."""
     return folder.logs / "outcome.json"
 

@@ -1,5 +1,7 @@
 """Checkpoints that are whole or absent: staged, digested, completed last, verified when read."""
 
+import errno
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -68,11 +71,10 @@ class Checkpointer:
         for network, engine in engines.items():
             for kind, tensors in engine.state().items():
                 path = part / f"{network}.{kind}.safetensors"
-                save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
-                sync(path)
+                write_tensors(path, tensors)
                 files[path.name] = file_digest(path)
         record = asdict(state) | {"files": files, "world": self.world.size, "metrics": dict(metrics)} | self.origin
-        write_json(part / "complete.json", record | {"digest": digest(files)})
+        write_json(part / "complete.json", record | {"digest": digest(record)})
         if final.exists():  # a step that was saved before and found damaged
             _remove(final)
         part.rename(final)
@@ -102,10 +104,12 @@ class Checkpointer:
             engine.load(read_tensors(folder, network))
         return TrainState(record["step"], record["position"], record["samples_digest"])
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep`."""
+    def prune(self, keep: int, *, newest: int) -> None:
+        """Remove all but `keep` up to the step `newest`; later ones were found damaged, or training would be there."""
         if self.world.rank == 0:
-            for step in steps_in(self.root)[keep:]:
+            steps = steps_in(self.root)
+            kept = [step for step in steps if step <= newest][:keep]
+            for step in set(steps).difference(kept):
                 _remove(step_folder(self.root, step))
 
     def _part(self, step: int) -> Path:
@@ -119,6 +123,16 @@ class Checkpointer:
             say("train", f"skipping a damaged checkpoint: {error}")
             return False
         return True
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file, flushed to the disk. Raises OSError, as every other way to write a file does."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error), str(path)) from None
+    sync(path)
 
 
 def read_tensors(folder: Path, network: str) -> dict[str, dict[str, Tensor]]:
@@ -155,7 +169,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _remove(folder: Path) -> None:
     """Out of sight in one rename, then deleted: a kill in between leaves no half a checkpoint under its name."""
-    doomed = folder.with_name(folder.name + ".part")
+    doomed = folder.with_name(folder.name + ".old.part")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
     shutil.rmtree(doomed)

@@ -72,7 +72,7 @@ class World:
 
 def add(sums: Sums, more: Sums) -> Sums:
     """Additive statistics of two batches together."""
-    return {name: sums[name] + value if name in sums else value for name, value in more.items()}
+    return sums | {name: sums[name] + value if name in sums else value for name, value in more.items()}
 
 
 def choose_device(config: WorldConfig, local_rank: int) -> torch.device:

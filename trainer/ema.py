@@ -17,7 +17,7 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         weights = [p.detach().float() for _, p in network.named_parameters()]
-        torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay)
+        torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in self.average.items():

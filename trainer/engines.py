@@ -88,8 +88,7 @@ class Engine:
         for name, tensor in state["optimizer"].items():
             owner, key = name.rsplit("/", 1)
             parameter = parameters[owner]
-            place = tensor.device if key == "step" and parameter.device.type == "cpu" else parameter.device
-            self.optimizer.state[parameter][key] = tensor.clone().to(place)
+            self.optimizer.state[parameter][key] = tensor.clone().to(parameter.device)
         if self.ema:
             self.ema.load(dict(state["ema"]))
 

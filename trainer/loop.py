@@ -51,7 +51,7 @@ class Recorder:
         self.steps.append((step, sums, known))
 
     def flush(self) -> None:
-        """Log every pending step. Raises FloatingPointError at the first loss that is not a number."""
+        """Log every pending step. Raises FloatingPointError at the first loss or gradient that is not a number."""
         if not self.steps:
             return
         names = list(self.steps[0][1])
@@ -61,15 +61,20 @@ class Recorder:
             self.last = dict(zip(names, values, strict=True)) | {
                 name: value.item() if isinstance(value, Tensor) else value for name, value in known.items()
             }
+            require_finite(step, self.last)
             self.tracker.log(step, self.last)
-            if bad := [name for name in names if not math.isfinite(self.last[name])]:
-                self.tracker.flush()
-                raise FloatingPointError(
-                    f"{bad[0]} is {self.last[bad[0]]} at step {step}; the last checkpoint is sound: try a lower "
-                    "train.optimizer.learning_rate, more warm-up or a smaller train.clip_grad_norm"
-                )
         self.steps.clear()
         self.tracker.flush()
+
+
+def require_finite(step: int, figures: Mapping[str, Any]) -> None:
+    """Raises FloatingPointError when training has run away; all ranks have the same figures, so all of them raise."""
+    for name, value in figures.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {step}; the last checkpoint is from before: try a lower "
+                "train.optimizer.learning_rate, more warm-up or a smaller train.clip_grad_norm"
+            )
 
 
 @dataclass
@@ -213,6 +218,7 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             limit=run.train.validation_samples,
         )
     metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
+    require_finite(step, metrics)
     trainer.tracker.log(step, metrics, event="validation")
     trainer.tracker.flush()
     figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -224,5 +230,5 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
 def _save(trainer: Trainer, state: TrainState, figures: Mapping[str, Any]) -> None:
     metrics = {name: value for name, value in figures.items() if name.endswith("loss")}
     trainer.checkpointer.save(trainer.engines, state, metrics)
-    trainer.checkpointer.prune(trainer.run.train.checkpoint.keep)
+    trainer.checkpointer.prune(trainer.run.train.checkpoint.keep, newest=state.step)
     trainer.tracker.event("checkpoint", step=state.step, position=state.position, samples_digest=state.samples_digest)

@@ -1,6 +1,7 @@
 """The event log, which is the record of a run, and its view in Weights & Biases, which can never hurt it."""
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -142,8 +143,10 @@ class WandbView:
 
     def finish(self, status: str) -> None:
         """Wait a bounded time for W&B to write what it has."""
-        self._put("finish", status)
-        self._thread.join(self.FINISH_S)
+        deadline = time.monotonic() + self.FINISH_S
+        with contextlib.suppress(queue.Full):
+            self._queue.put(("finish", status), timeout=self.FINISH_S)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             say(self.stage, f"W&B did not finish within {self.FINISH_S:.0f} s; the event log has everything")
         if self.dropped:
@@ -156,10 +159,12 @@ class WandbView:
             self.dropped += 1
 
     def _work(self) -> None:
+        finished = False
         try:
             session = start_wandb(self.run, self.folder, self.stage)
-            while True:
+            while not finished:
                 kind, payload = self._queue.get()
+                finished = kind == "finish"
                 if kind == "log":
                     session.log(payload)
                 elif kind == "artifact":
@@ -167,12 +172,10 @@ class WandbView:
                 else:
                     session.summary["status"] = payload
                     session.finish(exit_code=0 if payload == "completed" else 1)
-                    return
         except Exception as error:  # a view must not hurt the run, whatever a foreign library raises
             say(self.stage, f"W&B is off for this run: {type(error).__name__}: {error}; the event log has everything")
-            with contextlib.suppress(queue.Empty):
-                while self._queue.get()[0] != "finish":
-                    continue
+            while not finished:
+                finished = self._queue.get()[0] == "finish"
 
     def _log_artifact(self, session: Any, path: Path, kind: str, metadata: dict[str, Any]) -> None:
         import wandb
@@ -218,11 +221,11 @@ def choose_mode(config: WandbConfig) -> Any:
 
 def server_answers() -> bool:
     base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
-    request = urllib.request.Request(f"{base}/graphql", b"{}", {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(f"{base}/graphql", b"{}", {"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=3).close()
     except urllib.error.HTTPError as error:
         return error.code < 500  # it answered, if only to refuse an empty query
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True

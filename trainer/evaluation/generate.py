@@ -35,7 +35,7 @@ def choose(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -
     """One token id from logits [V] under temperature, top-k and top-p."""
     if config.temperature == 0:
         return int(logits.argmax())
-    logits = restrict(logits / config.temperature, top_k=config.top_k, top_p=config.top_p)
+    logits = restrict((logits - logits.max()) / config.temperature, top_k=config.top_k, top_p=config.top_p)
     return int(torch.multinomial(logits.softmax(-1), 1, generator=generator))
 
 

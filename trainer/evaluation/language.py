@@ -1,6 +1,7 @@
 """Scores a language model: rolling-window perplexity, bits per byte, n-gram baselines, written samples."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from trainer.evaluation.score import score
 from trainer.task import Batch, Sample, Task
 from trainer.tasks.causal_lm import cluster_sums
 
+LARGEST = sys.float_info.max  # JSON has no infinity
 ORDERS = ("uniform", "unigram", "bigram", "trigram", "fourgram")
 
 
@@ -128,7 +130,7 @@ def language_metrics(prefix: str, sums: Mapping[str, float], split: Split, proto
     per_word, per_byte = tokens / split.words, tokens / split.bytes / math.log(2)
 
     def metric(name: str, value: float, slope: float, unit: str) -> Metric:
-        stderr = None if error is None else error * slope
+        stderr = None if error is None else min(error * min(slope, LARGEST), LARGEST)
         return Metric(f"{prefix}/{name}", value, stderr, tokens, unit, "lower", protocol)
 
     perplexity, word_perplexity = safe_exp(loss), safe_exp(loss * per_word)
@@ -141,7 +143,7 @@ def language_metrics(prefix: str, sums: Mapping[str, float], split: Split, proto
 
 
 def safe_exp(value: float) -> float:
-    """exp, or the largest float: JSON has no infinity."""
+    """exp, or about the largest float."""
     return math.exp(min(value, 709.0))
 
 

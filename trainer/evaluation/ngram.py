@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.errors import ConfigError
+
 Ids = NDArray[np.int64]
 
 
@@ -20,7 +22,10 @@ class KneserNey:
         if order < 1:
             raise ValueError(f"order={order} must be at least 1")
         if vocabulary_size**order >= 2**63:
-            raise ValueError(f"{order}-grams over {vocabulary_size} tokens do not fit 64 bits; lower the order")
+            raise ConfigError(
+                f"task.evaluation.baseline_order={order}: {order}-grams over {vocabulary_size} tokens do not fit "
+                f"64 bits; try {order - 1}"
+            )
         self.order, self.size, self.boundary = order, vocabulary_size, boundary
         codes = [self.codes(document) for document in documents]
         grams, counts = np.unique(np.concatenate(codes), return_counts=True)

@@ -9,23 +9,34 @@ from torch import Tensor, nn
 
 
 class DecoderShape(Protocol):
-    """What the network needs to know; `configs.schema.DecoderConfig` is one."""
-
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int | None
-    norm: str
-    norm_eps: float
-    positions: str
-    rotary_base: float
-    activation: str
-    bias: bool
-    tied_embeddings: bool
-    dropout: float
+    """What the network needs to know, read-only; `configs.schema.DecoderConfig` is one."""
 
     @property
+    def num_layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
     def hidden_width(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int | None: ...
+    @property
+    def norm(self) -> str: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def positions(self) -> str: ...
+    @property
+    def rotary_base(self) -> float: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def bias(self) -> bool: ...
+    @property
+    def tied_embeddings(self) -> bool: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 class Decoder(nn.Module):

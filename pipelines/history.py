@@ -1,0 +1,96 @@
+"""What the event log of a training says: the last value of every metric at every step, restarts, and how it ended."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+BESIDE = ("event", "time", "step", "position")
+"""Fields of a step that are not metrics"""
+
+
+@dataclass
+class History:
+    """Filled event by event by `read_history`."""
+
+    series: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    """Metric -> step -> value; after a restart the repeated steps count"""
+    restarts: list[int] = field(default_factory=list)
+    """Steps after which training went on"""
+    damaged: int = 0
+    """Lines that are no events; a torn last line is not counted"""
+    begun: float | None = None
+    """Seconds since 1970, as the log has them"""
+    seen: float | None = None
+    step: int = 0
+    """Updates done, by the last event that says so"""
+    position: int = 0
+    device: str | None = None
+    world: int | None = None
+    status: str | None = None
+    """completed, stopped or failed; None while it trains, or when it ended without a word"""
+    reason: str | None = None
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take in the next event."""
+        self.seen = event.get("time", self.seen)
+        self.begun = self.seen if self.begun is None else self.begun
+        self.step = event.get("step", self.step)
+        self.position = event.get("position", self.position)
+        match event.get("event"):
+            case "step" | "validation":
+                for name, value in event.items():
+                    if isinstance(value, float | int) and name not in BESIDE:
+                        self.series[name][self.step] = value
+            case "start":
+                if self.step:
+                    self.restarts.append(self.step)
+                self.status = self.reason = None
+                self.device, self.world = event.get("device"), event.get("world")
+            case "stop" | "failure":
+                self.reason = event.get("reason")
+            case "finish":
+                self.status = event.get("status")
+
+    def span(self) -> str:
+        """When it ran, and for how long by the clock."""
+        if self.begun is None or self.seen is None:
+            return "unknown"
+        begun, seen = (datetime.fromtimestamp(t, UTC) for t in (self.begun, self.seen))
+        day = "" if begun.date() == seen.date() else f"{seen:%Y-%m-%d} "
+        return f"{begun:%Y-%m-%d %H:%M} to {day}{seen:%H:%M} UTC ({duration(self.seen - self.begun)})"
+
+
+def read_history(path: Path) -> History:
+    """The history in an event log; an absent log has none."""
+    history = History()
+    for event in _read_events(path, history) if path.exists() else ():
+        history.add(event)
+    return history
+
+
+def _read_events(path: Path, history: History) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return  # torn by a kill, or being written now
+            try:
+                event = json.loads(line.decode())
+            except ValueError:
+                event = None
+            if isinstance(event, dict):
+                yield event
+            else:
+                history.damaged += 1
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds; the two that matter."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

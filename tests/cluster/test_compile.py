@@ -1,0 +1,57 @@
+"""The compiled pipeline: what a cluster would be given."""
+
+import json
+from pathlib import Path
+
+import pytest
+from kfp import components
+
+from configs.load import load
+from configs.schema import RunConfig
+from pipelines.parameters import decode_config, decode_folder, encode_config, encode_folder
+from pipelines.training import compile_pipeline
+from tests.golden.__main__ import CONFIGS, HERE, schema
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def demo() -> RunConfig:
+    return load([str(CONFIGS / "demo-lm.yaml")])
+
+
+def test_the_compiled_demo_equals_its_golden_file(demo: RunConfig, tmp_path: Path) -> None:
+    compile_pipeline(demo, tmp_path / "pipeline.yaml")
+    written = (tmp_path / "pipeline.yaml").read_text()
+    assert written == (HERE / "demo-lm.pipeline.yaml").read_text(), "changed on purpose? make golden, and look"
+
+
+def test_the_compiled_demo_loads_in_kfp_with_three_steps(demo: RunConfig, tmp_path: Path) -> None:
+    compile_pipeline(demo, tmp_path / "pipeline.yaml")
+    loaded = components.load_component_from_file(str(tmp_path / "pipeline.yaml"))
+    tasks = loaded.pipeline_spec.root.dag.tasks
+    assert set(tasks) == {"prepare", "train", "evaluate"}
+    assert tasks["train"].dependent_tasks == ["prepare"]
+    assert tasks["evaluate"].dependent_tasks == ["train"]
+    assert not any(task.caching_options.enable_cache for task in tasks.values())
+
+
+def test_the_parameters_carry_the_config_whole_and_within_kfp_s_limit(demo: RunConfig) -> None:
+    text = encode_config(demo)
+    assert decode_config(text) == demo
+    assert len(text) < 9000, "KFP allows 10,000 bytes of parameters"
+
+
+def test_a_path_with_the_word_that_kfp_rewrites_comes_through(demo: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "python3 runs" / "ü%"
+    assert "python3" not in encode_folder(folder)
+    assert decode_folder(encode_folder(folder), "/unused") == folder
+    assert decode_folder("demo", "/workspace") == Path("/workspace/demo")
+    renamed = demo.model_copy(update={"wandb": demo.wandb.model_copy(update={"project": "python3-x"})})
+    assert "python3" not in encode_config(renamed)
+    assert decode_config(encode_config(renamed)) == renamed
+
+
+def test_the_editor_schema_is_up_to_date() -> None:
+    written = (CONFIGS / "schema.json").read_text(encoding="utf-8")
+    assert json.loads(written) == json.loads(schema()), "make golden"

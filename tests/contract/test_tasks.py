@@ -1,0 +1,182 @@
+"""What every family and every committed configuration must do; a new one is picked up with no edit here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from configs.folder import RunFolder
+from configs.load import load
+from configs.schema import RunConfig
+from data.manifest import Manifest, read_manifest
+from data.prepare import prepare
+from data.shards import ShardReader
+from tests.tiny import ALONE, CONFIGS, Memory, open_readers, read_samples, shrink, write_texts
+from trainer.checkpoint import Checkpointer, TrainState, load_weights, weights
+from trainer.distributed import add, seed_all
+from trainer.task import Batch, Sample, Task
+from trainer.tasks import FAMILIES, build_task, evaluation_of
+
+OVERFIT_STEPS, OVERFIT_SAMPLES = 50, 32
+OVERFIT_SHARE = 0.25
+"""After 50 updates on 32 samples the loss per term is below this share of the first"""
+
+
+@dataclass
+class Case:
+    """A configuration, made small, over a prepared data set."""
+
+    run: RunConfig
+    manifest: Manifest
+    readers: dict[str, ShardReader]
+    task: Task
+
+    def networks(self) -> dict[str, nn.Module]:
+        seed_all(self.run.seed)
+        return self.task.networks()
+
+    def samples(self, split: str, number: int) -> list[Sample]:
+        """The first samples of a split and its last one, which may be shorter."""
+        reader = self.readers[split]
+        return read_samples(reader, [*range(number - 1), len(reader) - 1])
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    root: Path = tmp_path_factory.mktemp(request.param.stem)
+    texts = write_texts(root / "texts")
+    run = shrink(request.param, data__source=f"{{kind: files, paths: ['{texts}']}}")
+    folder = RunFolder(root / "run")
+    folder.logs.mkdir(parents=True)
+    prepare(run, folder)
+    manifest = read_manifest(folder.manifest)
+    return Case(run, manifest, open_readers(folder, manifest), build_task(run, manifest))
+
+
+def flatten(batches: Sequence[Batch]) -> list[int]:
+    return [index for batch in batches for index in batch.ids]
+
+
+def close(ours: Tensor, theirs: Tensor, **tolerance: float) -> None:
+    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-4, "atol": 1e-4} | tolerance))
+
+
+def test_every_configuration_is_of_a_registered_family_and_every_family_has_one() -> None:
+    assert {load([str(path)]).task.kind for path in CONFIGS} == set(FAMILIES)
+
+
+def test_it_builds_networks_for_each_turn_with_the_same_weights_for_the_same_seed(case: Case) -> None:
+    first, second = case.networks(), case.networks()
+    assert case.task.turns
+    assert set(case.task.turns) <= set(first)
+    for name, network in first.items():
+        theirs = weights(second[name])
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in weights(network).items())
+
+
+def test_its_evaluation_can_be_imported(case: Case) -> None:
+    assert callable(evaluation_of(case.run))
+
+
+def test_collate_gives_tensors_of_one_batch_size_counts_terms_and_keeps_ids_in_order(case: Case) -> None:
+    samples = case.samples("train", 5)
+    batch = case.task.collate(samples)
+    assert batch.ids == tuple(sample["id"] for sample in samples)
+    assert {len(tensor) for tensor in batch.tensors.values()} == {5}
+    assert batch.count > 0
+    assert batch.count == sum(case.task.collate([sample]).count for sample in samples)
+    moved = batch.to(torch.device("cpu"))
+    assert (moved.count, moved.ids) == (batch.count, batch.ids)
+
+
+def test_collate_is_a_function_of_the_samples_alone(case: Case) -> None:
+    samples = case.samples("train", 4)
+    torch.manual_seed(1)
+    first = case.task.collate(samples)
+    torch.manual_seed(2)
+    second = case.task.collate(samples)
+    assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.tensors.items())
+
+
+def test_loss_is_finite_and_that_of_two_halves_adds_up(case: Case) -> None:
+    samples, nets = case.samples("train", 6), case.networks()
+    for turn in case.task.turns:
+        whole, scalars = case.task.loss(turn, nets, case.task.collate(samples))
+        assert torch.isfinite(whole)
+        assert whole.shape == torch.Size([])
+        parts = [case.task.loss(turn, nets, case.task.collate(half)) for half in (samples[:2], samples[2:])]
+        close(parts[0][0] + parts[1][0], whole)
+        for name, value in scalars.items():
+            close(parts[0][1][name] + parts[1][1][name], value)
+
+
+def test_every_parameter_of_the_network_whose_turn_it_is_gets_a_gradient(case: Case) -> None:
+    nets = case.networks()
+    for turn in case.task.turns:
+        total, _ = case.task.loss(turn, nets, case.task.collate(case.samples("train", 8)))
+        total.backward()
+        for name, parameter in nets[turn].named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_it_overfits_a_few_samples(case: Case) -> None:
+    nets, batch = case.networks(), case.task.collate(case.samples("train", OVERFIT_SAMPLES))
+    optimizers = {turn: torch.optim.AdamW(nets[turn].parameters(), lr=1e-2) for turn in case.task.turns}
+    losses: list[float] = []
+    for _ in range(OVERFIT_STEPS):
+        for turn, optimizer in optimizers.items():
+            total, _ = case.task.loss(turn, nets, batch)
+            optimizer.zero_grad()
+            (total / batch.count).backward()
+            optimizer.step()
+            losses.append(total.item() / batch.count)
+    turns = len(case.task.turns)
+    assert all(last < OVERFIT_SHARE * first for first, last in zip(losses[:turns], losses[-turns:], strict=True)), (
+        losses
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_evaluate_adds_up_over_batches_of_any_size_and_padding(case: Case, batch_size: int) -> None:
+    samples = case.samples("validation", 6)
+    nets = {name: network.eval() for name, network in case.networks().items()}
+    with torch.inference_mode():
+        whole = case.task.evaluate(nets, case.task.collate(samples))
+        sums: dict[str, Any] = {}
+        for start in range(0, len(samples), batch_size):
+            sums = add(sums, case.task.evaluate(nets, case.task.collate(samples[start : start + batch_size])))
+    assert set(sums) == set(whole)
+    for name, value in whole.items():
+        assert value.dtype == torch.float64, name
+        assert value.shape == torch.Size([]), name
+        close(sums[name], value, rtol=1e-6)
+    metrics = case.task.metrics({name: float(value) for name, value in whole.items()})
+    assert metrics
+    assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+
+
+def test_the_split_has_a_sample_shorter_than_the_others(case: Case) -> None:
+    """Else the tests above would not have seen padding."""
+    lengths = {len(sample["tokens"]) for sample in case.samples("validation", 6) if "tokens" in sample}
+    assert len(lengths) != 1
+
+
+def test_a_checkpoint_of_its_networks_loads_back_equal(case: Case, tmp_path: Path) -> None:
+    nets = case.networks()
+    checkpointer = Checkpointer(tmp_path, ALONE, {"data": case.manifest.digest, "config": "c"})
+    state = TrainState(1, 8, "00" * 32)
+    checkpointer.save({name: Memory({"weights": weights(network)}) for name, network in nets.items()}, state, {})
+    seed_all(12345)
+    others = case.task.networks()
+    engines = {name: Memory({}) for name in others}
+    assert checkpointer.load(1, engines) == state
+    for name, network in others.items():
+        load_weights(network, engines[name].tensors["weights"])
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(tensor, nets[name].state_dict()[key]), key

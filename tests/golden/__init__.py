@@ -1,0 +1,1 @@
+"""Files that the program's output must equal."""

@@ -1,0 +1,277 @@
+"""Small generated things for unit and contract tests: runs, data sets, and DeepSpeed's arithmetic in plain torch."""
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import trainer.engines
+from configs.folder import RunFolder, file_digest, write_json
+from configs.load import load
+from configs.schema import RunConfig
+from configs.stages import data_key
+from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord
+from data.prepare import FIELDS
+from data.shards import ShardReader, ShardWriter, decode, encode_array
+from data.text import END_OF_DOCUMENT, pack, train_tokenizer
+from trainer.checkpoint import Checkpointer, TrainState
+from trainer.distributed import World, seed_all
+from trainer.engines import build_engines
+from trainer.loop import Trainer
+from trainer.task import Sample
+from trainer.tasks import build_task
+from trainer.tracker import open_tracker, read_events
+
+Ids = NDArray[np.int64]
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
+
+SMALL: dict[str, object] = {
+    "data.tokenizer.vocabulary_size": 270,
+    "data.block_tokens": 16,
+    "data.shard_samples": 64,
+    "data.splits.validation": 0.2,
+    "data.splits.test": 0.2,
+    "task.model.num_layers": 2,
+    "task.model.width": 48,
+    "task.model.num_heads": 4,
+    "task.model.dropout": 0.0,
+    "task.evaluation.stride_tokens": 8,
+    "task.evaluation.sampling.max_tokens": 8,
+    "train.precision": "fp32",
+    "world.processes": 1,
+    "wandb.mode": "disabled",
+}
+"""What makes any run quick; a key that a run does not have is left out"""
+
+
+def shrink(path: Path, **overrides: object) -> RunConfig:
+    """A committed configuration, small enough for a test; overrides have `__` for the dots."""
+    tree = load([str(path)]).model_dump(mode="json")
+    small = {key: value for key, value in SMALL.items() if _has(tree, key.split("."))}
+    small |= {key.replace("__", "."): value for key, value in overrides.items()}
+    return load([str(path), *(f"{key}={'null' if value is None else value}" for key, value in small.items())])
+
+
+def _has(tree: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(tree, dict) or tree.get(key) is None:
+            return False
+        tree = tree[key]
+    return True
+
+
+def tiny_run(**overrides: object) -> RunConfig:
+    """A causal language model of about 50,000 parameters."""
+    return shrink(next(path for path in CONFIGS if path.stem == "demo-lm"), **overrides)
+
+
+def write_texts(folder: Path, *, documents: int = 30, sentences: int = 12) -> Path:
+    """Text files that a tiny model can learn something from, the same every time."""
+    rng = random.Random(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(documents):
+        lines = [" ".join(rng.choices(WORDS, k=9)).capitalize() + "." for _ in range(sentences)]
+        (folder / f"{number:03d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def random_documents(lengths: Sequence[int], *, vocabulary_size: int, end: int, seed: int = 0) -> list[Ids]:
+    """Documents of random ids with `end` after each and nowhere else; a length counts it."""
+    rng = np.random.default_rng(seed)
+    others = np.delete(np.arange(vocabulary_size), end)
+    return [np.append(rng.choice(others, length - 1), end).astype(np.int64) for length in lengths]
+
+
+def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Sequence[Ids]]) -> Manifest:
+    """Shards, tokenizer and manifest of given documents by split, as prepare leaves them."""
+    folder.data.mkdir(parents=True)
+    tokenizer = train_tokenizer([" ".join(WORDS)], run.data.tokenizer)  # type: ignore[arg-type]  # a bpe one
+    tokenizer.save(str(folder.tokenizer))
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        digest="d" * 64,
+        config=data_key(run),
+        source=SourceRecord(description="generated", files=0, bytes=0, documents=0, sha256="0" * 64),
+        tokenizer=TokenizerRecord(
+            file=folder.tokenizer.name,
+            sha256=file_digest(folder.tokenizer),
+            vocabulary_size=tokenizer.get_vocab_size(),
+            end_of_document=END_OF_DOCUMENT,
+            end_of_document_id=end,
+        ),
+        block_tokens=run.data.block_tokens,
+        fields=FIELDS,
+        splits={name: _write_split(run, folder, name, list(each), end) for name, each in documents.items()},
+        dropped={},
+    )
+    write_json(folder.manifest, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def _write_split(run: RunConfig, folder: RunFolder, name: str, documents: Sequence[Ids], end: int) -> Split:
+    writer = ShardWriter(folder.data / f"{name}-00000.tar", tuple(FIELDS))
+    samples = 0
+    for block in pack(documents, length=run.data.block_tokens, context=end):
+        writer.write(f"{name}-{samples:09d}", {"tokens.npy": encode_array(block.astype("<u2"))})
+        samples += 1
+    tokens = sum(map(len, documents))
+    return Split(
+        documents=len(documents),
+        tokens=tokens,
+        bytes=3 * tokens,
+        words=max(1, tokens // 2),
+        samples=samples,
+        shards=(writer.close(),),
+    )
+
+
+def open_readers(folder: RunFolder, manifest: Manifest) -> dict[str, ShardReader]:
+    fields = tuple(manifest.fields)
+    return {name: ShardReader(folder.data, split.shards, fields) for name, split in manifest.splits.items()}
+
+
+def read_samples(reader: ShardReader, indices: Sequence[int]) -> list[Sample]:
+    """Samples as the loader hands them to a task."""
+    return [{"position": index, "id": index} | decode(reader[index]) for index in indices]
+
+
+class Memory:
+    """Tensors by name with the two methods that a checkpointer needs."""
+
+    def __init__(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.tensors: Mapping[str, Mapping[str, Tensor]] = tensors
+
+    def state(self) -> Mapping[str, Mapping[str, Tensor]]:
+        return self.tensors
+
+    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.tensors = state
+
+
+class PlainEngine:
+    """What a DeepSpeed engine does on one rank at stage 0; `test_loop` compares the two."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, accumulation: int) -> None:
+        self.module, self.optimizer, self.accumulation, self.micro = module, optimizer, accumulation, 0
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.accumulation).backward()
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        return (self.micro + 1) % self.accumulation == 0
+
+    def step(self) -> None:
+        if self.is_gradient_accumulation_boundary():
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.micro += 1
+
+
+def without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `trainer.engines` start PlainEngine, which needs no process group and no seconds of import."""
+
+    def initialize(
+        *, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any], dist_init_required: bool
+    ) -> tuple[PlainEngine]:
+        assert not dist_init_required
+        return (PlainEngine(model, optimizer, config["gradient_accumulation_steps"]),)
+
+    monkeypatch.setattr(trainer.engines, "quiet_deepspeed", lambda: SimpleNamespace(initialize=initialize))
+
+
+def raiser(error: BaseException) -> Callable[..., Any]:
+    """A function that takes anything and raises."""
+
+    def fail(*args: object, **kwargs: object) -> Any:
+        raise error
+
+    return fail
+
+
+class Rank(World):
+    """One of several ranks that are threads of this process."""
+
+    def __init__(self, rank: int, size: int, board: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__(rank=rank, local_rank=rank, size=size, device=torch.device("cpu"))
+        self.board, self.barrier = board, barrier
+
+    def exchange(self, mine: Any) -> list[Any]:
+        """Everybody's value, in the order of the ranks."""
+        self.board[self.rank] = mine
+        self.barrier.wait(30)
+        everyone = list(self.board)
+        self.barrier.wait(30)
+        return everyone
+
+    def gather(self, values: Sequence[int]) -> Ids:
+        return np.array(self.exchange(list(values)), dtype=np.int64)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return torch.stack(self.exchange(values.detach().double())).sum(0)
+
+    def _union(self, names: list[str]) -> set[str]:
+        return {name for each in self.exchange(names) for name in each}
+
+
+def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
+    """What `work` returns on each rank of a simulated world; an error on one ends them all."""
+    board: list[Any] = [None] * size
+    barrier = threading.Barrier(size)
+
+    def guarded(rank: int) -> Any:
+        try:
+            return work(Rank(rank, size, board, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        return [future.result() for future in [pool.submit(guarded, rank) for rank in range(size)]]
+
+
+def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Trainer:
+    """All that `fit` needs, over a data set that `write_dataset` made; its tracker writes to `folder.events`."""
+    manifest = Manifest.model_validate_json(folder.manifest.read_bytes())
+    readers = open_readers(folder, manifest)
+    task = build_task(run, manifest)
+    seed_all(run.seed)
+    engines, frozen = build_engines(task, run, world)
+    return Trainer(
+        run,
+        task,
+        engines,
+        frozen,
+        readers["train"],
+        readers.get("validation"),
+        world,
+        Checkpointer(folder.train, world, {"data": manifest.digest, "config": "c"}),
+        open_tracker(run, folder, "train", rank=world.rank),
+    )
+
+
+BEGINNING = TrainState(step=0, position=0, samples_digest="00" * 32)
+
+
+def steps_of(folder: RunFolder) -> dict[int, dict[str, Any]]:
+    """The events of the steps, without what the clock decides."""
+    clock = ("time", "train/samples_per_s", "train/data_wait_s")
+    return {
+        event["step"]: {name: value for name, value in event.items() if name not in clock}
+        for event in read_events(folder.events)
+        if event["event"] == "step"
+    }

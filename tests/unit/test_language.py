@@ -1,0 +1,215 @@
+"""Perplexity by rolling window: against the loop that Hugging Face documents, and on any number of ranks."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from configs.folder import RunFolder
+from configs.schema import RunConfig
+from data.manifest import Manifest
+from tests.peers import gpt2_weights
+from tests.tiny import ALONE, Ids, on_ranks, open_readers, random_documents, tiny_run, write_dataset
+from trainer.checkpoint import load_weights
+from trainer.distributed import World
+from trainer.evaluation.contract import Result
+from trainer.evaluation.language import evaluate, read_documents, rolling_windows
+from trainer.evaluation.ngram import KneserNey
+from trainer.tasks import build_task
+
+BLOCK = 15
+LENGTHS = (1, 2, 9, BLOCK - 1, BLOCK, BLOCK + 1, 40)
+METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+
+
+@settings(max_examples=100, deadline=None)
+@given(length=st.integers(1, 90), block=st.integers(1, 20), data=st.data())
+def test_every_token_is_scored_once_with_the_context_that_the_stride_promises(
+    length: int, block: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, block))
+    scored: list[int] = []
+    for begin, end, count in rolling_windows(length, block + 1, stride):
+        assert 0 < count < end - begin <= block + 1
+        for place in range(end - count, end):
+            assert place - begin >= min(place, block - stride)
+            scored.append(place)
+    assert scored == list(range(1, length))  # the first is the start token: context alone
+
+
+class Prepared:
+    """A data set of random documents, a GPT-2 of `transformers`, and the same weights in our decoder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        run = self.run()
+        end = 0  # where the tokenizer puts its only special token
+        documents = {
+            "train": random_documents([80, 3, 1, 120], vocabulary_size=270, end=end, seed=1),
+            "test": random_documents(LENGTHS, vocabulary_size=270, end=end, seed=2),
+        }
+        self.manifest: Manifest = write_dataset(run, folder, documents)
+        assert self.manifest.tokenizer.end_of_document_id == end
+        self.end, self.documents = end, documents["test"]
+        self.readers = open_readers(folder, self.manifest)
+        self.theirs = self._gpt2()
+        ours = build_task(run, self.manifest).networks()["model"].eval()
+        load_weights(
+            ours,
+            {name: t for name, t in gpt2_weights(self.theirs).items() if name != "positions.weight"}
+            | {"positions.weight": self.theirs.get_parameter("transformer.wpe.weight")[:BLOCK]},
+        )
+        self.ours = ours
+
+    def _gpt2(self) -> nn.Module:
+        torch.manual_seed(0)
+        theirs = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=self.manifest.tokenizer.vocabulary_size,
+                n_positions=BLOCK + 1,
+                n_embd=32,
+                n_layer=2,
+                n_head=4,
+                bos_token_id=self.end,
+                eos_token_id=self.end,
+            )
+        )
+        for parameter in theirs.parameters():
+            parameter.data.add_(0.15 * torch.randn(parameter.shape))
+        return theirs.eval()
+
+    def run(self, **overrides: object) -> RunConfig:
+        model = (
+            "{kind: decoder, num_layers: 2, width: 32, num_heads: 4, norm: layer_norm, positions: learned, "
+            "activation: gelu, bias: true}"
+        )
+        return tiny_run(
+            **{"data__block_tokens": BLOCK, "task__model": model, "task__evaluation__sampling": None} | overrides
+        )
+
+    def evaluate(self, world: World = ALONE, **overrides: object) -> Result:
+        run = self.run(**{f"task__evaluation__{key}": value for key, value in overrides.items()})
+        task = build_task(run, self.manifest)
+        return evaluate(run, self.folder, self.manifest, self.readers, task, {"model": self.ours}, world)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return Prepared(RunFolder(tmp_path_factory.mktemp("language") / "run"))
+
+
+def values(result: Result) -> dict[str, float]:
+    return {metric.name: metric.value for metric in result.metrics}
+
+
+@torch.inference_mode()
+def documented_loop(model: Any, ids: Ids, *, max_length: int, stride: int) -> tuple[float, int]:
+    """https://huggingface.co/docs/transformers/perplexity, with sums instead of a mean of the windows' means."""
+    input_ids = torch.from_numpy(ids)[None]
+    seq_len = input_ids.size(1)
+    nll_sum, n_tokens, prev_end_loc = 0.0, 0, 0
+    for begin_loc in range(0, seq_len, stride):
+        end_loc = min(begin_loc + max_length, seq_len)
+        trg_len = end_loc - prev_end_loc
+        window = input_ids[:, begin_loc:end_loc]
+        target_ids = window.clone()
+        target_ids[:, :-trg_len] = -100
+        scored = int((target_ids[:, 1:] != -100).sum())  # the model shifts labels, so a window's first is never one
+        if scored:
+            nll_sum += model(window, labels=target_ids).loss.double().item() * scored
+        n_tokens += scored
+        prev_end_loc = end_loc
+        if end_loc == seq_len:
+            break
+    return nll_sum, n_tokens
+
+
+@pytest.mark.parametrize("stride", [1, 4, 8, BLOCK])
+def test_the_likelihood_equals_the_documented_strided_loop_of_transformers(prepared: Prepared, stride: int) -> None:
+    theirs = [
+        documented_loop(prepared.theirs, np.append(prepared.end, each), max_length=BLOCK + 1, stride=stride)
+        for each in prepared.documents
+    ]
+    nll, tokens = (sum(column) for column in zip(*theirs, strict=True))
+    result = prepared.evaluate(stride_tokens=stride, baseline_order=0)
+    assert tokens == sum(LENGTHS) == result.metrics[0].n
+    assert values(result)["test/loss"] == pytest.approx(nll / tokens, abs=1e-5)
+    assert abs(values(result)["test/loss"] - math.log(270)) > 0.05  # the weights do matter
+
+
+def test_a_smaller_stride_changes_the_number_and_its_protocol(prepared: Prepared) -> None:
+    first, second = (prepared.evaluate(stride_tokens=stride, baseline_order=0) for stride in (1, BLOCK))
+    assert values(first)["test/loss"] != values(second)["test/loss"]
+    assert first.metrics[0].protocol != second.metrics[0].protocol
+
+
+@pytest.mark.parametrize("batch_windows", [1, 3, 1000])
+def test_the_result_is_the_same_for_any_batch_of_windows(prepared: Prepared, batch_windows: int) -> None:
+    base = prepared.evaluate(stride_tokens=4, baseline_order=0)
+    other = prepared.evaluate(stride_tokens=4, baseline_order=0, batch_windows=batch_windows)
+    assert values(other) == pytest.approx(values(base), rel=1e-6)
+    assert other.protocols == base.protocols
+    for ours, theirs in zip(other.metrics, base.metrics, strict=True):
+        assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 4), (3, 4), (20, BLOCK)])  # the last: more ranks than windows
+def test_the_result_is_the_same_on_any_number_of_ranks(prepared: Prepared, size: int, stride: int) -> None:
+    results = on_ranks(size, lambda world: prepared.evaluate(world, stride_tokens=stride, baseline_order=2))
+    alone = prepared.evaluate(stride_tokens=stride, baseline_order=2)
+    for result in results:
+        assert values(result) == pytest.approx(values(alone), rel=1e-6)
+        for ours, theirs in zip(result.metrics, alone.metrics, strict=True):
+            assert ours.n == theirs.n
+            assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-4, abs=1e-12)
+
+
+def mean_nll(per_document: Sequence[np.ndarray[Any, Any]]) -> float:
+    return float(np.concatenate(per_document).mean())
+
+
+def test_the_baselines_score_the_same_tokens_under_the_same_protocol(prepared: Prepared) -> None:
+    result = prepared.evaluate(stride_tokens=8, baseline_order=3)
+    names = ["test", *(f"baseline/{name}" for name in ("uniform", "unigram", "bigram", "trigram"))]
+    assert [metric.name for metric in result.metrics] == [f"{name}/{metric}" for name in names for metric in METRICS]
+    assert {metric.n for metric in result.metrics} == {sum(LENGTHS)}
+    assert {metric.protocol for metric in result.metrics} == set(result.protocols)
+    assert len(result.protocols) == 1
+    training = read_documents(prepared.readers["train"], prepared.end)
+    assert [len(document) for document in training] == [80, 3, 1, 120]
+    got = values(result)
+    assert got["baseline/uniform/loss"] == pytest.approx(math.log(270), rel=1e-12)
+    for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
+        model = KneserNey(training, order=order, vocabulary_size=270, boundary=prepared.end)
+        expected = mean_nll([model.nll(document) for document in prepared.documents])
+        assert got[f"baseline/{name}/loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_units_turn_into_one_another_by_the_manifests_counts(prepared: Prepared) -> None:
+    got, split = values(prepared.evaluate(stride_tokens=8, baseline_order=0)), prepared.manifest.splits["test"]
+    nll = got["test/loss"] * split.tokens
+    assert got["test/perplexity"] == pytest.approx(math.exp(nll / split.tokens))
+    assert got["test/word_perplexity"] == pytest.approx(math.exp(nll / split.words))
+    assert got["test/bits_per_byte"] == pytest.approx(nll / math.log(2) / split.bytes)
+
+
+def test_written_samples_are_the_same_for_the_same_seed_and_start_from_the_prompts(prepared: Prepared) -> None:
+    sampling = "{prompts: ['the king', ''], max_tokens: 6, temperature: 1.0}"
+    first, second = (prepared.evaluate(stride_tokens=8, baseline_order=0, sampling=sampling).samples for _ in range(2))
+    assert first == second
+    assert [each["prompt"] for each in first] == ["the king", ""]
+    assert all(isinstance(each["text"], str) for each in first)
+
+
+def test_only_the_first_rank_writes_samples(prepared: Prepared, tmp_path: Path) -> None:
+    sampling = "{prompts: ['the king'], max_tokens: 3}"
+    results = on_ranks(2, lambda world: prepared.evaluate(world, sampling=sampling, baseline_order=0))
+    assert [len(result.samples) for result in results] == [1, 0]

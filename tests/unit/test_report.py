@@ -1,0 +1,284 @@
+"""The report: what it says of a run, in every state that a run can be in."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.folder import RunFolder, digest
+from configs.load import dump, load
+from configs.stages import step_folder
+from pipelines.charts import describe, read_curve, smooth, thin
+from pipelines.history import read_history
+from pipelines.report import write_report
+from pipelines.scores import Scores, show, verdict
+
+CONFIG = Path(__file__).parents[2] / "configs" / "demo-lm.yaml"
+NASTY = "<script>alert(1)</script>"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+def metric(name: str, value: float, **changes: Any) -> dict[str, Any]:
+    shape = {"stderr": 0.01, "n": 1000, "unit": "bits/byte", "better": "lower", "protocol": "p"}
+    return {"name": name, "value": value} | shape | changes
+
+
+def prepared(path: Path, *, description: str = "plays") -> RunFolder:
+    """A run folder after the first stage."""
+    folder = RunFolder(path)
+    folder.data.mkdir(parents=True)
+    folder.config.write_text(dump(load([str(CONFIG)])))
+    counts = {"documents": 5, "tokens": 123456, "bytes": 400000, "words": 70000, "samples": 999}
+    shard = {"name": "train-0.tar", "sha256": "5" * 64, "bytes": 1, "samples": 999, "index_sha256": "6" * 64}
+    manifest = {
+        "schema_version": 1,
+        "digest": "d" * 64,
+        "config": "c" * 64,
+        "source": {"description": description, "files": 2, "bytes": 10, "documents": 6, "sha256": "a" * 64},
+        "tokenizer": {"file": "tokenizer.json", "sha256": "b" * 64, "vocabulary_size": 1024},
+        "splits": {"train": counts | {"shards": [shard]}},
+        "dropped": {"duplicate": 7},
+    }
+    folder.manifest.write_text(json.dumps(manifest))
+    return folder
+
+
+def write_events(folder: RunFolder, *events: dict[str, Any], tail: str = "") -> None:
+    folder.train.mkdir(exist_ok=True)
+    lines = [json.dumps({"time": 1_800_000_000.0 + number} | event) for number, event in enumerate(events)]
+    folder.events.write_text("".join(line + "\n" for line in lines) + tail)
+
+
+def step(number: int, loss: float) -> dict[str, Any]:
+    return {"event": "step", "step": number, "train/loss": loss, "position": 4 * number, "samples_digest": "00"}
+
+
+def complete(path: Path) -> RunFolder:
+    """A run folder after all stages, with markup wherever text can come from outside."""
+    folder = prepared(path, description=f"plays {NASTY}")
+    begin = {"event": "start", "step": 0, "world": 2, "device": "cpu"}
+    validation = {"event": "validation", "step": 3, "validation/loss": 2.5}
+    steps = [step(1, 4.0), step(2, math.nan), step(3, 3.0)]
+    write_events(folder, begin, *steps, validation, {"event": "finish", "status": "completed"})
+    checkpoint = step_folder(folder.train, 3)
+    checkpoint.mkdir()
+    record = {"step": 3, "data": "d" * 64, "digest": "e" * 64}
+    (checkpoint / "complete.json").write_text(json.dumps(record))
+    folder.evaluation.mkdir()
+    metrics = [metric("test/bits_per_byte", 1.98), metric("baseline/trigram/bits_per_byte", 2.11)]
+    evaluation = {"checkpoint": "e" * 64, "metrics": metrics, "protocols": {"p": {"split": f"test {NASTY}"}}}
+    folder.metrics.write_text(json.dumps(evaluation))
+    folder.samples.write_text(json.dumps([{"prompt": f"ACT I {NASTY}", "text": f"\n  two  spaces {NASTY}"}]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = complete(tmp_path_factory.mktemp("runs") / "<img src=x onerror=alert(1)>")
+    write_report(folder)
+    return folder.report.read_text()
+
+
+def without_library(page: str) -> str:
+    """The page less Bokeh's own code."""
+    return re.sub(r"/\* BEGIN bokeh.*?END bokeh[^*]*\*/", "", page, flags=re.DOTALL)
+
+
+def test_text_from_data_and_names_is_escaped(page: str) -> None:
+    assert NASTY not in page
+    assert "<img src=x" not in page
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in page
+    assert f"plays {ESCAPED}" in page
+    assert f"test {ESCAPED}" in page
+    assert f"<b>ACT I {ESCAPED}</b>\n  two  spaces {ESCAPED}</pre>" in page
+
+
+def test_page_loads_nothing_from_elsewhere(page: str) -> None:
+    assert "/* BEGIN bokeh.min.js */" in page
+    assert "default-src 'none'" in page
+    rest = without_library(page)
+    assert not re.search(r"""(src|href)=["']?(https?:|//)""", rest)
+    assert "@import" not in rest
+    assert "url(" not in rest
+    assert set(re.findall(r'href="([^"]+)"', rest)) >= {"#charts", "#metrics", "#data"}
+    assert len(page.encode()) < 5_000_000
+
+
+def test_complete_run_says_its_result_first(page: str) -> None:
+    sentence = "The model needs 1.98 bits per byte; the trigram baseline needs 2.11: 6 % better."
+    assert page.index(sentence) < page.index("<h2")
+    assert "completed: prepared, trained and evaluated" in page
+    assert "2,000" not in without_library(page)  # nothing was thinned
+
+
+def test_chart_has_its_values_in_words(page: str) -> None:
+    caption = "train: first 4 (step 1), last 3 (step 3), lowest 3 (step 3), highest 4 (step 1). 1 not a number"
+    assert caption in page
+    assert "not a number at some steps: train/loss" in page
+    assert "model 1.980 ± 0.010; trigram 2.110 ± 0.010" in page
+
+
+def test_chain_follows_the_digests(page: str) -> None:
+    evaluation = {"metrics": [metric("test/bits_per_byte", 1.98), metric("baseline/trigram/bits_per_byte", 2.11)]}
+    own = digest(evaluation | {"protocols": {"p": {"split": f"test {NASTY}"}}})
+    places = [page.rindex(text) for text in ("a" * 64, "d" * 64, "e" * 64, own)]
+    assert places == sorted(places)
+    assert "trained on the one above" in page
+    assert "taken from the one above" in page
+
+
+def test_tables_have_captions_and_scopes(page: str) -> None:
+    rest = without_library(page)
+    assert rest.count("<table") == rest.count("<caption>") > 0
+    assert '<th scope="row">baseline/trigram</th>' in rest
+    assert "<strong>1.980 ± 0.010</strong>" in rest
+
+
+def test_prepared_run_names_what_is_missing(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run")
+    write_report(folder)
+    page = folder.report.read_text()
+    assert "prepared; not trained yet" in page
+    assert "has not been trained; `trainworks train" in page
+    assert "has not been evaluated" in page
+    assert "123,456" in page
+    assert "7 documents" in page
+    assert "BEGIN bokeh" not in page
+
+
+def test_trained_run_without_an_end_has_charts_and_no_metrics(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run")
+    write_events(folder, {"event": "start", "step": 0}, step(1, 4.0), step(2, math.inf))
+    write_report(folder)
+    page = folder.report.read_text()
+    assert "in training, or ended without a word" in page
+    assert "has not been evaluated" in page
+    assert "train: first 4 (step 1)" in page
+
+
+def test_empty_folder_has_a_page(tmp_path: Path) -> None:
+    write_report(RunFolder(tmp_path))
+    assert "nothing is prepared yet" in (tmp_path / "report.html").read_text()
+
+
+def test_metrics_of_an_older_checkpoint_are_called_out(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    folder.events.unlink()  # so that no chart has to be drawn
+    later = step_folder(folder.train, 9)
+    later.mkdir()
+    (later / "complete.json").write_text(json.dumps({"step": 9, "data": "f" * 64, "digest": "9" * 64}))
+    write_report(folder)
+    page = folder.report.read_text()
+    assert "not taken from the newest checkpoint" in page
+    assert "taken from another one: eeeeeeeeeeee…" in page
+    assert "trained on another one: ffffffffffff…" in page
+
+
+def test_last_value_of_a_step_wins_after_a_restart(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    again = {"event": "start", "step": 1}
+    write_events(folder, {"event": "start", "step": 0}, step(1, 4.0), step(2, 3.9), again, step(2, 3.5), step(3, 3.0))
+    history = read_history(folder.events)
+    assert history.series["train/loss"] == {1: 4.0, 2: 3.5, 3: 3.0}
+    assert history.restarts == [1]
+    assert history.step == 3
+
+
+def test_torn_tail_is_left_out_and_other_damage_is_counted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_events(folder, step(1, 4.0), tail='{"broken\n' + json.dumps(step(2, 3.0)) + '\n{"event": "step", "st')
+    history = read_history(folder.events)
+    assert history.series["train/loss"] == {1: 4.0, 2: 3.0}
+    assert history.damaged == 1
+
+
+def test_reason_of_a_stop_is_forgotten_when_training_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    stop = [{"event": "stop", "reason": "SIGTERM"}, {"event": "finish", "status": "stopped"}]
+    write_events(folder, step(1, 4.0), *stop)
+    assert (read_history(folder.events).status, read_history(folder.events).reason) == ("stopped", "SIGTERM")
+    write_events(folder, step(1, 4.0), *stop, {"event": "start", "step": 1})
+    assert read_history(folder.events).status is None
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "expected"),
+    [
+        ((1.98, "lower"), 2.11, "The model needs 1.98 bits per byte; the x baseline needs 2.11: 6 % better."),
+        ((3.18, "lower"), 2.06, "The model needs 3.18 bits per byte; the x baseline needs 2.06: 54 % worse."),
+        ((2.2, "higher"), 2.0, "The model reaches 2.2 bits per byte; the x baseline reaches 2: 10 % better."),
+        ((2.001, "lower"), 2.002, "2.001 bits per byte; the x baseline needs 2.002: 0.05 % better, which is within"),
+        ((2.0, "lower"), 2.0, "no difference."),
+        ((math.nan, "lower"), 2.0, "is not a number."),
+    ],
+)
+def test_verdict_compares_in_the_direction_that_is_better(own: tuple[float, str], other: float, expected: str) -> None:
+    value, better = own
+    metrics = [
+        metric("test/bits_per_byte", value, better=better),
+        metric("baseline/x/bits_per_byte", other, better=better),
+    ]
+    assert expected in (verdict(Scores.of(metrics)) or "")
+
+
+def test_verdict_works_for_metrics_of_any_family() -> None:
+    metrics = [
+        metric("test/accuracy", 0.91, better="higher", unit="share"),
+        metric("baseline/majority/accuracy", 0.5, better="higher", unit="share"),
+    ]
+    assert verdict(Scores.of(metrics)) == ("The model's accuracy is 0.91; the majority baseline's is 0.5: 82 % better.")
+
+
+def test_verdict_takes_the_best_baseline_under_the_same_protocol() -> None:
+    metrics = [
+        metric("test/bits_per_byte", 2.0),
+        metric("baseline/weak/bits_per_byte", 4.0),
+        metric("baseline/strong/bits_per_byte", 2.5),
+        metric("baseline/foreign/bits_per_byte", 1.0, protocol="other"),
+    ]
+    assert "the strong baseline needs 2.5: 20 % better" in (verdict(Scores.of(metrics)) or "")
+
+
+def test_verdict_without_metrics_or_baselines_claims_nothing() -> None:
+    assert verdict(Scores.of([])) is None
+    assert "no baseline" in (verdict(Scores.of([metric("test/fid", 7.0, unit="1")])) or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (3.17602, 0.00221, "3.1760 ± 0.0022"),
+        (451334.5, 4097.5, "451,334 ± 4,098"),
+        (1024.0, 0.0, "1,024 ± 0"),
+        (4.6e7, 2e3, "4.6e+07 ± 2e+03"),
+        (0.5, None, "0.5"),
+        (0.5, math.nan, "0.5"),
+        (math.inf, 1.0, "not a number"),
+    ],
+)
+def test_value_is_shown_to_two_digits_of_its_error(value: float, stderr: float | None, expected: str) -> None:
+    assert show(metric("test/x", value, stderr=stderr)) == expected
+
+
+def test_thinned_curve_keeps_its_ends_and_its_peaks() -> None:
+    x = np.arange(100_000, dtype=float)
+    y = np.random.default_rng(0).normal(size=100_000)
+    y[54_321], y[77_777] = 100.0, -100.0
+    thin_x, thin_y = thin(x, y)
+    assert len(thin_x) <= 2000
+    assert (thin_x[0], thin_x[-1]) == (0, 99_999)
+    assert {54_321, 77_777} <= set(thin_x)
+    assert (np.diff(thin_x) > 0).all()
+    assert (thin_y.min(), thin_y.max()) == (-100.0, 100.0)
+
+
+def test_smoothed_curve_is_the_mean_around_each_value() -> None:
+    np.testing.assert_allclose(smooth(np.array([1.0, 2.0, 6.0, 4.0]), 3), [1.5, 3.0, 4.0, 5.0])
+
+
+def test_curve_without_a_number_says_so() -> None:
+    assert describe(read_curve("train", {3: math.nan})) == "train: 1 not a number and not drawn (step 3)."
