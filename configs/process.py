@@ -5,6 +5,8 @@ import errno
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,22 @@ def die_with_parent(parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if parent is not None and os.getppid() != parent:
             os._exit(137)
+
+
+def die_with_session(interval_s: float = 0.5) -> None:
+    """End when the leader of this process's session is gone: for a child of a shell, which outlives its own parent."""
+    leader = os.getsid(0)
+
+    def watch() -> None:
+        while True:
+            time.sleep(interval_s)
+            try:
+                os.kill(leader, 0)
+            except ProcessLookupError:
+                os._exit(137)
+
+    if leader not in (0, os.getpid()):
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> int:

@@ -30,17 +30,19 @@ class Supervised:
         show: Callable[[str], None],
     ) -> None:
         parent = os.getpid()
-        record = log.open("ab", buffering=0)
         self.received: list[int] = []
-        self._process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: die_with_parent(parent),
-        )
+        with contextlib.ExitStack() as unless_started:
+            record = unless_started.enter_context(log.open("ab", buffering=0))
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+            unless_started.pop_all()
         self._reader = threading.Thread(target=self._relay, args=(record, select, show), daemon=True)
         self._reader.start()
 
@@ -91,14 +93,14 @@ class Supervised:
 
     def _relay(self, log: BinaryIO, select: Callable[[str], str | None], show: Callable[[str], None]) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            # a full disk or a closed terminal must not stop the reading: the child would wait for it for ever
-            with contextlib.suppress(OSError):
-                log.write(line)
-            if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+        with log, self._process.stdout:
+            for line in self._process.stdout:
+                # a full disk or a closed terminal must not stop the reading: the child would wait for it for ever
                 with contextlib.suppress(OSError):
-                    show(text)
-        log.close()
+                    log.write(line)
+                if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+                    with contextlib.suppress(OSError):
+                        show(text)
 
 
 def describe_signal(number: int) -> str:

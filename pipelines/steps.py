@@ -1,12 +1,11 @@
 """What a pipeline step does: one stage in the run folder, its outcome left for whoever started the pipeline."""
 
-import os
 import sys
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.folder import RunFolder, file_digest, write_json
-from configs.process import die_with_parent
+from configs.process import die_with_session
 from configs.stages import read_record, step_folder
 from k8s.launch import Outcome
 from pipelines.parameters import decode_config, decode_folder
@@ -15,7 +14,7 @@ from pipelines.stages import run_stage
 
 def run_step(stage: str, config: str, folder: str, workspace: str) -> str:
     """Run a stage and return the digest of what it made; exits with the stage's code when it fails."""
-    die_with_parent(os.getppid())
+    die_with_session()  # kfp starts a shell that starts this
     run, place = decode_config(config), RunFolder(decode_folder(folder, workspace))
     try:
         place.open(run)

@@ -31,6 +31,8 @@ from trainer.task import Sample
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker, read_events
 
+torch.set_num_threads(1)  # more threads than idle cores make small tensors many times slower
+
 Ids = NDArray[np.int64]
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import interrupt, processes_of, run, steps_of, terminate, trainworks, wait_until
+from tests.runs import interrupt, kill_group, processes_of, run, steps_of, terminate, trainworks, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +55,27 @@ def test_changed_evaluation_settings_redo_that_stage_alone(config: Path, finishe
     assert (folder / "train/events.jsonl").stat().st_mtime_ns == trained
 
 
-def test_a_stopped_pipeline_saves_leaves_nothing_behind_and_goes_on(config: Path, tmp_path: Path) -> None:
+LONGER = ("train.steps=400", "train.schedule.warmup_steps=4")
+
+
+def test_a_stopped_pipeline_saves_and_leaves_nothing_behind(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    command = trainworks("run", config, "--runs", tmp_path, "train.steps=400", "train.schedule.warmup_steps=4")
+    command = trainworks("run", config, "--runs", tmp_path, *LONGER)
     stopped = interrupt(command, lambda: any(step >= 6 for step in steps_of(folder)), terminate)
     assert stopped.returncode == 143, stopped.stderr
-    assert "stopped after step" in stopped.stderr
+    assert "train: stopped after step" in stopped.stderr
     assert wait_until(lambda: not processes_of(folder)), processes_of(folder)
-    assert max((folder / "train").glob("step-*[0-9]")).joinpath("complete.json").exists()
+    last = max((folder / "train").glob("step-*[0-9]"))
+    assert last.name == f"step-{max(steps_of(folder)):08d}"
+    assert (last / "complete.json").exists()
+
+
+def test_a_pipeline_killed_outright_leaves_no_process_behind(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    command = trainworks("run", config, "--runs", tmp_path, *LONGER)
+    killed = interrupt(command, lambda: any(step >= 6 for step in steps_of(folder)), kill_group)
+    assert killed.returncode == -9
+    assert wait_until(lambda: not processes_of(folder)), processes_of(folder)
 
 
 def test_a_damaged_shard_fails_the_step_by_name_and_keeps_the_rest(

@@ -297,7 +297,7 @@ def test_a_loss_that_runs_away_ends_the_run_and_leaves_only_sound_checkpoints(
             trainer.engines["model"].module.get_parameter("embedding.weight").fill_(math.nan)
 
     interrupt(monkeypatch, 7, poison)  # while step 4 reads
-    trainer = make_trainer(loop_run(), folder)
+    trainer = make_trainer(loop_run(train__validate_every_steps=100), folder)
     with pytest.raises(FloatingPointError, match=r"train/loss is nan at step 4; .*learning_rate"):
         fit(trainer, BEGINNING, stop)
     trainer.tracker.finish("failed")

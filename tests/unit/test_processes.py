@@ -1,0 +1,210 @@
+"""A supervised child: followed, told to stop, and gone with everything that it started."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from k8s.processes import Supervised, describe_signal, last_lines
+
+STAYS = "import time; print('up', flush=True); time.sleep(60)"
+STOPS = """
+import signal, sys, time
+def stop(number, frame):
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("up", flush=True)
+time.sleep(60)
+"""
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(60)
+"""
+LEAVES_A_CHILD = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {STAYS!r}])
+print(f"child {{child.pid}}", flush=True)
+"""
+
+
+def wait_until(fact: Callable[[], object], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs: one that is dead but not collected does not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Followed:
+    """A supervised Python program and what it showed."""
+
+    def __init__(self, program: str, log: Path) -> None:
+        self.lines: list[str] = []
+        command = [sys.executable, "-u", "-c", program]
+        self.process = Supervised(command, os.environ, log, select=lambda line: line, show=self.lines.append)
+
+    def up(self) -> None:
+        wait_until(lambda: self.lines)
+
+    def signal(self, *numbers: signal.Signals) -> None:
+        """Signal this process as soon as its handlers are in place, each time when the last one was handled."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def send() -> None:
+            wait_until(lambda: signal.getsignal(signal.SIGTERM) is not before)
+            for count, number in enumerate(numbers, 1):
+                os.kill(os.getpid(), number)
+                wait_until(lambda count=count: len(self.process.received) == count)
+
+        threading.Thread(target=send, daemon=True).start()
+
+
+def test_output_is_shown_and_kept_and_the_code_returned(tmp_path: Path):
+    log = tmp_path / "log"
+    shown: list[str] = []
+    program = "import sys; print('to show é'); print('not'); print('err', file=sys.stderr); sys.exit(3)"
+    process = Supervised(
+        [sys.executable, "-X", "utf8", "-u", "-c", program],
+        os.environ,
+        log,
+        select=lambda line: line.upper() if "show" in line else None,
+        show=shown.append,
+    )
+    assert process.wait() == 3
+    assert process.received == []
+    assert shown == ["TO SHOW É"]
+    assert sorted(log.read_text(encoding="utf-8").splitlines()) == ["err", "not", "to show é"]
+
+
+def test_a_log_is_added_to(tmp_path: Path):
+    log = tmp_path / "log"
+    for text in ("one", "two"):
+        Followed(f"print('{text}')", log).process.wait()
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_what_a_child_leaves_behind_is_killed(tmp_path: Path):
+    followed = Followed(LEAVES_A_CHILD, tmp_path / "log")
+    assert followed.process.wait() == 0
+    number = int(followed.lines[0].split()[1])
+    wait_until(lambda: not alive(number))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_goes_on_to_the_child_which_may_save(tmp_path: Path, number: signal.Signals):
+    followed = Followed(STOPS, tmp_path / "log")
+    followed.up()
+    before = signal.getsignal(number)
+    followed.signal(number)
+    assert followed.process.wait() == 143
+    assert followed.process.received == [number]
+    assert followed.lines == ["up", "saved"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_kills(tmp_path: Path):
+    followed = Followed(STUBBORN, tmp_path / "log")
+    followed.up()
+    followed.signal(signal.SIGTERM, signal.SIGTERM)
+    assert followed.process.wait() == -signal.SIGKILL
+    assert followed.process.received == [signal.SIGTERM] * 2
+
+
+def test_stop_asks_the_child_and_asking_a_dead_one_is_nothing(tmp_path: Path):
+    followed = Followed(STOPS, tmp_path / "log")
+    followed.up()
+    followed.process.stop()
+    assert followed.process.wait() == 143
+    followed.process.stop()
+
+
+def test_a_child_may_be_followed_from_another_thread(tmp_path: Path):
+    followed = Followed("print(1)", tmp_path / "log")
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(followed.process.wait()))
+    thread.start()
+    thread.join(20)
+    assert codes == [0]
+
+
+PARENT = f"""
+import os, sys
+from pathlib import Path
+from k8s.processes import Supervised
+process = Supervised([sys.executable, "-c", {STAYS!r}], os.environ, Path(sys.argv[1]), select=lambda l: l, show=print)
+print(process._process.pid, flush=True)
+process.wait()
+"""
+
+
+def test_the_child_dies_when_this_process_is_killed(tmp_path: Path):
+    command = [sys.executable, "-u", "-c", PARENT, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        number = int(next(line for line in parent.stdout if line.strip().isdigit()))
+        assert alive(number)
+        parent.kill()
+        wait_until(lambda: not alive(number))
+
+
+def test_a_full_disk_for_the_log_does_not_stop_the_child(tmp_path: Path):
+    shown: list[str] = []
+    process = Supervised(
+        [sys.executable, "-c", "for i in range(20000): print('x' * 100, i)"],  # far more than a pipe holds
+        os.environ,
+        Path("/dev/full"),
+        select=lambda line: line,
+        show=shown.append,
+    )
+    assert process.wait() == 0
+    assert len(shown) == 20000
+
+
+def test_a_closed_terminal_does_not_stop_the_child(tmp_path: Path):
+    def closed(line: str) -> None:
+        raise BrokenPipeError
+
+    log = tmp_path / "log"
+    program = "for i in range(20000): print('x' * 100, i)"
+    process = Supervised([sys.executable, "-c", program], os.environ, log, select=lambda line: line, show=closed)
+    assert process.wait() == 0
+    assert len(log.read_bytes().splitlines()) == 20000
+
+
+def test_a_log_that_cannot_be_opened_starts_no_child(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        Followed(STAYS, tmp_path / "none" / "log")
+
+
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        Supervised(["/none"], {}, tmp_path / "log", select=str, show=print)
+
+
+def test_the_last_lines_of_a_log_explain_an_end_that_nobody_foresaw(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_bytes(b"".join(b"line %d\n" % n for n in range(100)) + b"\xff\n")
+    lines = last_lines(log).splitlines()
+    assert lines[0].endswith(f"the last lines of {log}:")
+    assert lines[1] == "line 81"
+    assert len(lines) == 21
+
+
+def test_signals_have_names():
+    assert describe_signal(9) == "SIGKILL"

@@ -1,0 +1,59 @@
+"""Progress lines: what a person sees of long work."""
+
+import time
+
+import pytest
+
+from data.progress import Progress, clock, rate, say
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (7.4, "0:07"), (59.6, "1:00"), (754, "12:34"), (3599.9, "1:00:00"), (12345, "3:25:45")],
+)
+def test_a_clock_reads_as_people_say_it(seconds: float, text: str):
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (0, "0.0 tokens/s"),
+        (7.25, "7.2 tokens/s"),
+        (7512.3, "7.5k tokens/s"),
+        (2e6, "2.0M tokens/s"),
+        (3e9, "3.0G tokens/s"),
+    ],
+)
+def test_a_rate_has_a_letter_for_its_size(per_s: float, text: str):
+    assert rate(per_s, "tokens") == text
+
+
+def test_a_line_that_stays_is_marked(capsys: pytest.CaptureFixture[str]):
+    say("prepare", "done")
+    assert capsys.readouterr().out == "prepare | done\n"
+
+
+def test_a_line_has_the_share_done_the_figures_and_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress("train", 1000, "steps", start=100)
+    assert not progress.due()
+    now = 112.0
+    assert progress.due()
+    progress.show(120, rate(progress.per_s(20), "steps"), "loss 3.210")
+    assert capsys.readouterr().out == "train ~ 120/1000 steps  12%  1.7 steps/s  loss 3.210  8:48 left\n"
+    assert not progress.due()
+
+
+def test_nothing_done_yet_has_no_time_left(capsys: pytest.CaptureFixture[str]):
+    Progress("train", 0, "steps").show(0)
+    assert capsys.readouterr().out == "train ~ 0/0 steps  0%  starting\n"
+
+
+def test_an_invisible_one_is_never_due(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRAINWORKS_PROGRESS_S", "0")
+    assert Progress("train", 1, "steps").due()
+    assert not Progress("train", 1, "steps", visible=False).due()
