@@ -17,11 +17,11 @@ from configs.load import read
 from configs.schema import RunConfig
 from data.manifest import Manifest, read_manifest
 from data.shards import Sampler, ShardReader, decode
+from tests.peers import gpt2_weights
 from trainer.checkpoint import weights
 from trainer.distributed import seed_all
 from trainer.models.decoder import Decoder
 from trainer.optim import learning_rate
-from trainer.tasks.causal_lm import IGNORE
 from trainer.tasks.causal_lm import IGNORE
 
 
@@ -143,12 +143,12 @@ class TransformersTrainer:
     def round(self) -> Round:
         """Train from the initial weights to the last step, with a new Trainer."""
         with torch.no_grad():
-            for name, tensor in gpt2_as_decoder(self.network).items():
+            for name, tensor in gpt2_weights(self.network).items():  # views
                 tensor.copy_(self.start[name])
         trainer, watch = build_trainer(self.run, self.network, self.data, self.path / "transformers")
         trainer.train()
         file = self.path / "peer.safetensors"
-        save_file({name: t.detach().contiguous() for name, t in gpt2_as_decoder(self.network).items()}, file)
+        save_file({name: tensor.contiguous() for name, tensor in gpt2_weights(self.network).items()}, file)
         outputs = {"losses": torch.stack(trainer.step_losses).tolist(), "weights": str(file)}
         return Round(self.data.tokens.numel(), watch.seconds, watch.cpu_s, outputs)
 
@@ -174,33 +174,6 @@ def build_gpt2(run: RunConfig, manifest: Manifest) -> Any:
         eos_token_id=manifest.tokenizer.end_of_document_id,
     )
     return GPT2LMHeadModel(config)
-
-
-_MODULES = {
-    "attention_norm": "ln_1",
-    "attention.query_key_value": "attn.c_attn",
-    "attention.output": "attn.c_proj",
-    "feed_forward_norm": "ln_2",
-    "feed_forward.up": "mlp.c_fc",
-    "feed_forward.down": "mlp.c_proj",
-}
-
-
-def gpt2_as_decoder(network: Any) -> dict[str, Tensor]:
-    """GPT-2's weights under our decoder's names, as views; its Conv1D keeps matrices the other way round."""
-    body = network.transformer
-    named = {
-        "embedding.weight": body.wte.weight,
-        "positions.weight": body.wpe.weight,
-        "norm.weight": body.ln_f.weight,
-        "norm.bias": body.ln_f.bias,
-    }
-    for number, block in enumerate(body.h):
-        for ours, theirs in _MODULES.items():
-            module = block.get_submodule(theirs)
-            matrix = module.weight.T if module.weight.dim() == 2 else module.weight
-            named |= {f"blocks.{number}.{ours}.weight": matrix, f"blocks.{number}.{ours}.bias": module.bias}
-    return named
 
 
 def build_trainer(run: RunConfig, network: Any, data: Blocks, output: Path) -> tuple[Any, Stopwatch]:

@@ -25,3 +25,9 @@ class Stopped(Exception):  # noqa: N818  an outcome, not an error
     """The run was asked to stop and saved its state. Exit code 143."""
 
     exit_code = 143
+
+
+class PeerError(RuntimeError):
+    """Another rank failed and says why itself; this one only ends. Exit code 1."""
+
+    exit_code = 1

@@ -15,8 +15,6 @@ from configs.errors import ConfigError, UserError
 from configs.load import differences, dump, read
 from configs.schema import RunConfig, identity
 
-STAGES = ("prepare", "train", "evaluate")
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -71,10 +69,6 @@ class RunFolder:
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def failure(self, stage: str) -> Path:
-        """Why a stage's process ended: the first one to fail writes it."""
-        return self.logs / f"{stage}.failure.json"
-
     def open(self, run: RunConfig) -> None:
         """Make the folder this run's, or check that it is.
 
@@ -93,12 +87,6 @@ class RunFolder:
         self.logs.mkdir(parents=True, exist_ok=True)
         if not self.config.exists() or read(self.config) != run:
             write_atomic(self.config, dump(run))
-
-    def explain_failure(self, stage: str, error: Exception) -> None:
-        """Leave the reason and exit code of a failure for the launcher; the first reason stays."""
-        record = {"code": getattr(error, "exit_code", 1), "error": str(error)}
-        with contextlib.suppress(FileExistsError, OSError), self.failure(stage).open("x", encoding="utf-8") as file:
-            json.dump(record, file)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from configs.errors import DamageError, Stopped, UserError
+from configs.errors import DamageError, PeerError, Stopped, UserError
 from configs.folder import RunFolder
+from configs.lines import emit_failure
 from configs.load import read
 from configs.schema import RunConfig
 
@@ -53,11 +54,13 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
     try:
         command(read(folder.config), folder)
     except (UserError, DamageError, Stopped) as error:
-        folder.explain_failure(stage, error)
+        emit_failure(stage, error.exit_code, str(error))
+        return error.exit_code
+    except PeerError as error:
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
-        folder.explain_failure(stage, RuntimeError(explain(error, stage, folder)))
+        emit_failure(stage, 1, explain(error, stage, folder))
         return 1
     return 0
 

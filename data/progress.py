@@ -3,12 +3,12 @@
 import os
 import time
 
-TRANSIENT, LASTING = "~", "|"
+from configs.lines import LASTING, TRANSIENT, emit
 
 
 def say(stage: str, message: str) -> None:
     """A line that stays on the screen."""
-    print(f"{stage} {LASTING} {message}", flush=True)
+    emit(stage, LASTING, message)
 
 
 class Progress:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from configs.folder import RunFolder
+from configs.lines import Line
 from configs.schema import RunConfig
 from k8s.processes import Supervised, describe_signal, last_lines
 
@@ -38,27 +39,25 @@ class LocalLauncher:
     Its output goes to logs/STAGE.log; the lines meant for a person are passed to `show`.
     """
 
-    def __init__(self, folder: RunFolder, stage: str, show: Callable[[str], None]) -> None:
+    def __init__(self, folder: RunFolder, stage: str, show: Callable[[Line], None]) -> None:
         self.folder, self.stage, self.show = folder, stage, show
         self._jobs: dict[str, Supervised] = {}
 
     def submit(self, run: RunConfig) -> str:
         """Start the stage; returns the job's name."""
-        self.folder.failure(self.stage).unlink(missing_ok=True)
         name = f"{run.name}-{self.stage}"
         self._jobs[name] = Supervised(
             stage_command(run, self.folder, self.stage),
             environment(run),
             self.folder.log(self.stage),
-            select=lambda line: line if line.startswith((f"{self.stage} |", f"{self.stage} ~")) else None,
-            show=self.show,
+            self.show,
         )
         return name
 
     def wait(self, job: str) -> Outcome:
         """Follow the job to its end."""
         process = self._jobs[job]
-        return self._outcome(process.wait(), process.received)
+        return outcome_of(process, process.wait())
 
     def logs(self, job: str) -> Iterator[str]:
         """The job's output so far, line by line."""
@@ -69,16 +68,18 @@ class LocalLauncher:
         """Ask the job to save and stop."""
         self._jobs[job].stop()
 
-    def _outcome(self, code: int, received: list[int]) -> Outcome:
-        failure = self.folder.failure(self.stage)
-        if code and failure.exists():  # torch.distributed.run turns every rank's code into 1: this is the rank's own
-            record = json.loads(failure.read_text(encoding="utf-8"))
-            return Outcome(128 + received[0] if received else record["code"], record["error"])
-        if received:
-            return Outcome(128 + received[0], f"stopped by {describe_signal(received[0])}")
-        if code < 0:
-            return Outcome(128 - code, f"killed by {describe_signal(-code)}")
-        return Outcome(code, last_lines(self.folder.log(self.stage)) if code else "")
+
+def outcome_of(process: Supervised, code: int) -> Outcome:
+    """A child's end as an outcome: torch.distributed.run and kfp lose codes and reasons, its own words do not."""
+    told = 128 + process.received[0] if process.received else 0
+    if process.failure and (code or told):
+        record = json.loads(process.failure.text)
+        return Outcome(told or record["code"], record["reason"])
+    if told:
+        return Outcome(told, f"stopped by {describe_signal(process.received[0])}")
+    if code < 0:
+        return Outcome(128 - code, f"killed by {describe_signal(-code)}")
+    return Outcome(code, last_lines(process.log) if code else "")
 
 
 def stage_command(run: RunConfig, folder: RunFolder, stage: str) -> list[str]:

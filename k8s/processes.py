@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from configs.lines import FAILURE, Line, parse
 from configs.process import die_with_parent
 
 GRACE_S = 120.0
@@ -17,7 +18,8 @@ GRACE_S = 120.0
 class Supervised:
     """A command in its own session that the kernel kills when this process ends.
 
-    Its output goes line by line to `log`; what `select` returns for a line is passed to `show`.
+    Its output goes line by line to `log`; the lines for a person are passed to `show`, and the first that says why it
+    failed stands in `failure`.
     """
 
     def __init__(
@@ -25,12 +27,11 @@ class Supervised:
         command: Sequence[str],
         env: Mapping[str, str],
         log: Path,
-        *,
-        select: Callable[[str], str | None],
-        show: Callable[[str], None],
+        show: Callable[[Line], None],
     ) -> None:
         parent = os.getpid()
-        self.received: list[int] = []
+        self.log, self.received = log, list[int]()
+        self.failure: Line | None = None
         with contextlib.ExitStack() as unless_started:
             record = unless_started.enter_context(log.open("ab", buffering=0))
             self._process = subprocess.Popen(
@@ -43,7 +44,7 @@ class Supervised:
                 preexec_fn=lambda: die_with_parent(parent),
             )
             unless_started.pop_all()
-        self._reader = threading.Thread(target=self._relay, args=(record, select, show), daemon=True)
+        self._reader = threading.Thread(target=self._relay, args=(record, show), daemon=True)
         self._reader.start()
 
     def stop(self) -> None:
@@ -91,16 +92,19 @@ class Supervised:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _relay(self, log: BinaryIO, select: Callable[[str], str | None], show: Callable[[str], None]) -> None:
+    def _relay(self, log: BinaryIO, show: Callable[[Line], None]) -> None:
         assert self._process.stdout
         with log, self._process.stdout:
             for line in self._process.stdout:
                 # a full disk or a closed terminal must not stop the reading: the child would wait for it for ever
                 with contextlib.suppress(OSError):
                     log.write(line)
-                if (text := select(line.decode("utf-8", "replace").rstrip("\n"))) is not None:
+                found = parse(line.decode("utf-8", "replace").rstrip("\n"))
+                if found and found.mark == FAILURE:
+                    self.failure = self.failure or found
+                elif found:
                     with contextlib.suppress(OSError):
-                        show(text)
+                        show(found)
 
 
 def describe_signal(number: int) -> str:

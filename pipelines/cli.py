@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from configs.folder import RunFolder
+    from configs.lines import Line
     from configs.schema import RunConfig
 
 GRAMMAR = "CONFIG.yaml [OVERLAY.yaml ...] [key.path=value ...]"
@@ -81,7 +82,7 @@ def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from configs.folder import STAGES
+    from configs.lines import LASTING, STAGES, Line
     from configs.stages import complete
 
     run, folder = _open(arguments)
@@ -89,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     screen = Screen()
     if all(done.values()):
         for stage, summary in done.items():
-            screen.show(f"{stage} | complete: {summary}")
+            screen.show(Line(stage, LASTING, f"complete: {summary}"))
     else:
         from pipelines.local import run_pipeline
 
@@ -166,11 +167,10 @@ class Screen:
         self._drawn = False
         os.environ.setdefault("TRAINWORKS_PROGRESS_S", "1" if self.terminal else "10")
 
-    def show(self, line: str) -> None:
-        stage, mark, text = line.split(" ", 2)
-        transient = self.terminal and mark == "~"
+    def show(self, line: "Line") -> None:
+        transient = self.terminal and line.mark == "~"
         start = "\r\x1b[K" if self._drawn else ""
-        print(f"{start}{stage:9}{text}", end="" if transient else "\n", flush=True)
+        print(f"{start}{line.stage:9}{line.text}", end="" if transient else "\n", flush=True)
         self._drawn = transient
 
     def close(self) -> None:

@@ -1,48 +1,27 @@
 """The pipeline on this machine through kfp's local runner: a supervised child, because kfp changes its own process."""
 
 import os
-import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from configs.folder import STAGES, RunFolder
+from configs.folder import RunFolder
+from configs.lines import Line
 from configs.process import die_with_parent
 from configs.schema import RunConfig
-from configs.stages import read_record
-from k8s.launch import Outcome, environment
-from k8s.processes import Supervised, describe_signal, last_lines
-from pipelines.steps import outcome_file
-
-_FOR_PEOPLE = re.compile(rf"\b(?:{'|'.join(STAGES)}) [|~] .*")
+from k8s.launch import Outcome, environment, outcome_of
+from k8s.processes import Supervised
 
 
-def run_pipeline(run: RunConfig, folder: RunFolder, show: Callable[[str], None]) -> Outcome:
+def run_pipeline(run: RunConfig, folder: RunFolder, show: Callable[[Line], None]) -> Outcome:
     """Execute the pipeline in a child process; returns the failing step's outcome, or success."""
-    outcome_file(folder).unlink(missing_ok=True)
-    child = Supervised(
-        [sys.executable, "-m", "pipelines.local", str(folder.path.resolve())],
-        environment(run),
-        folder.log("pipeline"),
-        select=for_people,
-        show=show,
-    )
-    code = child.wait()
-    if outcome_file(folder).exists():
-        record = read_record(outcome_file(folder))
-        signalled = 128 + child.received[0] if child.received else record["code"]
-        return Outcome(signalled, f"{record['stage']}: {record['reason']}")
-    if child.received:
-        return Outcome(128 + child.received[0], f"stopped by {describe_signal(child.received[0])}")
-    return Outcome(0) if code == 0 else Outcome(1, last_lines(folder.log("pipeline")))
-
-
-def for_people(line: str) -> str | None:
-    """The part of a line of kfp's output that a stage wrote for the person who waits."""
-    found = _FOR_PEOPLE.search(line)
-    return found[0] if found else None
+    command = [sys.executable, "-m", "pipelines.local", str(folder.path.resolve())]
+    child = Supervised(command, environment(run), folder.log("pipeline"), show)
+    outcome = outcome_of(child, child.wait())
+    return replace(outcome, reason=f"{child.failure.stage}: {outcome.reason}") if child.failure else outcome
 
 
 def main() -> int:

@@ -1,10 +1,10 @@
 """What a pipeline step does: one stage in the run folder, its outcome left for whoever started the pipeline."""
 
 import sys
-from pathlib import Path
 
 from configs.errors import UserError
-from configs.folder import RunFolder, file_digest, write_json
+from configs.folder import RunFolder, file_digest
+from configs.lines import emit, emit_failure
 from configs.process import die_with_session
 from configs.stages import read_record, step_folder
 from k8s.launch import Outcome
@@ -18,24 +18,14 @@ def run_step(stage: str, config: str, folder: str, workspace: str) -> str:
     run, place = decode_config(config), RunFolder(decode_folder(folder, workspace))
     try:
         place.open(run)
-        outcome = run_stage(stage, run, place, say)
+        outcome = run_stage(stage, run, place, lambda line: emit(*line))
     except UserError as error:
         outcome = Outcome(error.exit_code, str(error))
     if outcome.code:
-        write_json(outcome_file(place), {"stage": stage, "code": outcome.code, "reason": outcome.reason})
-        print(f"{stage} failed with exit code {outcome.code}: {outcome.reason}", file=sys.stderr, flush=True)
+        emit_failure(stage, outcome.code, outcome.reason)
         sys.exit(outcome.code)
     if stage == "prepare":
         return read_record(place.manifest)["digest"]
     if stage == "train":
         return read_record(step_folder(place.train, run.train.steps) / "complete.json")["digest"]
     return file_digest(place.metrics)
-
-
-def outcome_file(folder: RunFolder) -> Path:
-    """Which stage failed, and why: kfp's local runner forgets it."""
-    return folder.logs / "outcome.json"
-
-
-def say(line: str) -> None:
-    print(line, flush=True)

@@ -101,6 +101,7 @@ def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Seq
     tokenizer = train_tokenizer([" ".join(WORDS)], run.data.tokenizer)  # type: ignore[arg-type]  # a bpe one
     tokenizer.save(str(folder.tokenizer))
     end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    assert end is not None
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         digest="d" * 64,

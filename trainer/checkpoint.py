@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, DamageError
+from configs.errors import ConfigError, DamageError, PeerError
 from configs.folder import digest, file_digest, sync, write_json
 from configs.stages import read_record, step_folder, steps_in, verify_checkpoint
 from data.progress import say
@@ -61,7 +61,7 @@ class Checkpointer:
         if error is not None:
             raise error
         if failed:
-            raise DamageError(f"rank 0 could not save step {state.step}")
+            raise PeerError(f"rank 0 could not save step {state.step}")
 
     def _write(self, engines: Mapping[str, Stateful], state: TrainState, metrics: Mapping[str, float]) -> None:
         part, final = self._part(state.step), step_folder(self.root, state.step)

@@ -1,6 +1,5 @@
 """What every family and every committed configuration must do; a new one is picked up with no edit here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from data.shards import ShardReader
 from tests.tiny import ALONE, CONFIGS, Memory, open_readers, read_samples, shrink, write_texts
 from trainer.checkpoint import Checkpointer, TrainState, load_weights, weights
 from trainer.distributed import add, seed_all
-from trainer.task import Batch, Sample, Task
+from trainer.task import Sample, Task
 from trainer.tasks import FAMILIES, build_task, evaluation_of
 
 OVERFIT_STEPS, OVERFIT_SAMPLES = 50, 32
@@ -57,12 +56,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(run, manifest, open_readers(folder, manifest), build_task(run, manifest))
 
 
-def flatten(batches: Sequence[Batch]) -> list[int]:
-    return [index for batch in batches for index in batch.ids]
-
-
-def close(ours: Tensor, theirs: Tensor, **tolerance: float) -> None:
-    torch.testing.assert_close(ours, theirs, **({"rtol": 1e-4, "atol": 1e-4} | tolerance))
+def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-4) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-4)
 
 
 def test_every_configuration_is_of_a_registered_family_and_every_family_has_one() -> None:

@@ -108,7 +108,7 @@ def test_an_engine_comes_back_with_every_bit_of_weights_moments_and_averages(
         engine.step(0.05)
     for name, tensor in first.state()["weights"].items():
         assert torch.equal(tensor, second.state()["weights"][name])
-    assert second.module.head.weight is second.module.embedding.weight
+    assert second.module.get_parameter("head.weight") is second.module.get_parameter("embedding.weight")
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_nothing_that_is_executed(

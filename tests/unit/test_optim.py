@@ -26,7 +26,7 @@ def cosine(t: int) -> float:
     return PEAK * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * t / (STEPS - 1 - WARMUP))))
 
 
-CLOSED_FORMS: dict[str, tuple[dict[str, float], Any]] = {
+CLOSED_FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     "constant": ({}, lambda t: PEAK),
     "cosine": ({"final": 0.1}, cosine),
     "step": ({"every_steps": 10, "factor": 0.5}, lambda t: PEAK * 0.5 ** (t // 10)),

@@ -17,7 +17,7 @@ from trainer.task import Batch, Networks, Sample, Scalars, Sums
 class Counting:
     """A task whose statistics are countable by hand; the name `long` appears only where a sample is long."""
 
-    turns = ("model",)
+    turns: tuple[str, ...] = ("model",)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"model": nn.Dropout()}

@@ -1,0 +1,35 @@
+"""The lines that a stage prints for whoever follows it: to a screen, through a launcher, through kfp's own output."""
+
+import json
+import re
+import sys
+from typing import NamedTuple
+
+LASTING, TRANSIENT, FAILURE = "|", "~", "!"
+STAGES = ("prepare", "train", "evaluate")
+_LINE = re.compile(rf"\b({'|'.join(STAGES)}) ([|~!]) (.*)")
+
+
+class Line(NamedTuple):
+    """`train | text` stays on the screen, `train ~ text` may be drawn over, `train ! {...}` says why it failed."""
+
+    stage: str
+    mark: str
+    text: str
+
+
+def emit(stage: str, mark: str, text: str) -> None:
+    """Print a line in one write, so that those of several ranks do not mix."""
+    sys.stdout.write(f"{stage} {mark} {text}\n")
+    sys.stdout.flush()
+
+
+def emit_failure(stage: str, code: int, reason: str) -> None:
+    """Say why a stage failed and with which exit code: through the pipe, for the disk may be full."""
+    emit(stage, FAILURE, json.dumps({"code": code, "reason": reason}))
+
+
+def parse(text: str) -> Line | None:
+    """The line for a follower in a line of output, whatever kfp puts before it."""
+    found = _LINE.search(text)
+    return Line(*found.groups()) if found else None
