@@ -22,7 +22,9 @@ from trainer.tracker import open_tracker, read_events
 class FinishLine(Checkpointer):
     """Stops the watch when the last step is done and logged, where `fit` would save it."""
 
-    watch = Stopwatch()
+    def __init__(self, root: Path, world: World, origin: Mapping[str, str]) -> None:
+        super().__init__(root, world, origin)
+        self.watch = Stopwatch()
 
     def save(self, engines: Mapping[str, Stateful], state: TrainState, metrics: Mapping[str, float]) -> None:
         self.watch.stop()

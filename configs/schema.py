@@ -67,7 +67,7 @@ def batch_divides(run: Any) -> str | None:
 
 
 def stride_fits(run: Any) -> str | None:
-    stride, block = run.task.evaluation.stride_tokens, run.data.block_tokens
+    stride, block = getattr(run.task.evaluation, "stride_tokens", 0), run.data.block_tokens  # families without: 0
     if stride <= block:
         return None
     return (

@@ -1,10 +1,11 @@
 """Batches: the reader's samples in the sampler's order, collated by the task."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
+from configs.errors import DamageError
 from data.shards import Positioned, Sampler, ShardReader, decode
 
 Sample = dict[str, Any]
@@ -14,8 +15,8 @@ BatchT = TypeVar("BatchT")
 def loader(
     reader: ShardReader, sampler: Sampler, collate: Callable[[Sequence[Sample]], BatchT], *, workers: int
 ) -> Iterator[BatchT]:
-    """Endless batches; the same ones for any number of worker processes."""
-    return iter(
+    """Endless batches; the same ones for any number of worker processes. Raises DamageError."""
+    return _with_plain_errors(
         DataLoader(
             Positioned(reader),  # type: ignore[arg-type]  # indexed by (position, id)
             batch_sampler=sampler,  # type: ignore[arg-type]  # endless, so without a length
@@ -24,6 +25,14 @@ def loader(
             persistent_workers=workers > 0,
         )
     )
+
+
+def _with_plain_errors(batches: Iterable[BatchT]) -> Iterator[BatchT]:
+    """A worker's DamageError comes wrapped in its traceback; the person needs its last paragraph alone."""
+    try:
+        yield from batches
+    except DamageError as error:
+        raise DamageError(str(error).rpartition("DamageError: ")[2].strip()) from None
 
 
 def sequential(

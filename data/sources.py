@@ -143,7 +143,8 @@ def _load(builder: str, files: list[str], config: FileSource, cache: Path) -> An
     try:
         made = datasets.load_dataset_builder(builder, data_files=escaped, cache_dir=str(cache), **options)
         made.download_and_prepare()
-        return made.as_dataset("train") if made.info.splits["train"].num_examples else None
+        splits = made.info.splits
+        return made.as_dataset("train") if splits and splits["train"].num_examples else None
     except (DatasetGenerationError, OSError, ValueError) as error:
         reason = error.__cause__ or error
         if isinstance(reason, OSError) and reason.errno:  # the disk's fault; pyarrow's own for a file has no number

@@ -136,9 +136,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(folder: Path, network: str) -> dict[str, dict[str, Tensor]]:
-    """The tensors of one network by kind; safetensors, so nothing is executed."""
-    files = sorted(folder.glob(f"{network}.*.safetensors"))
-    return {path.name.split(".")[-2]: load_file(path) for path in files}
+    """The tensors of one network by kind, from the files that the record names; nothing in them is executed."""
+    names = [name for name in read_record(folder / "complete.json")["files"] if name.startswith(f"{network}.")]
+    return {name.split(".")[-2]: load_file(folder / name) for name in names}
 
 
 def load_network(folder: Path, name: str, network: nn.Module, *, averaged: bool) -> nn.Module:

@@ -44,8 +44,8 @@ class Engine:
         self.ema = Ema(self.module, run.train.ema.decay) if run.train.ema else None
         self._last: Tensor | None = None
 
-    def __call__(self, *args: Any) -> Any:
-        return self._engine(*args)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradient; DeepSpeed divides by accumulation and averages over ranks at the boundary."""
@@ -81,7 +81,7 @@ class Engine:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Give back what `state` returned; the shapes were checked by the checkpointer."""
+        """Give back what `state` returned; weights are checked by name and shape."""
         load_weights(self.module, state["weights"])
         parameters = dict(self.module.named_parameters())
         self.optimizer.state.clear()

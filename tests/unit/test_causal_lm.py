@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.tiny import tiny_run
+from trainer.evaluation.contract import cluster_sums
 from trainer.task import Sample
-from trainer.tasks.causal_lm import IGNORE, CausalLM, cluster_sums
+from trainer.tasks.causal_lm import IGNORE, CausalLM
 
 VOCABULARY = 7
 

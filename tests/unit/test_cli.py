@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.folder import RunFolder
+from configs.lines import LASTING, TRANSIENT, Line
 from configs.load import load
 from pipelines.cli import COMMANDS, HANDLERS, Screen, main
 from tests.corpus import COMPLETE
@@ -173,8 +174,8 @@ def test_a_stage_that_fails_shows_its_reason_and_its_code(tmp_path: Path):
 
 def test_plain_output_has_one_line_each(capsys: pytest.CaptureFixture[str]):
     screen = Screen()
-    screen.show("train ~ 1/2 steps")
-    screen.show("train | done")
+    screen.show(Line("train", TRANSIENT, "1/2 steps"))
+    screen.show(Line("train", LASTING, "done"))
     screen.close()
     assert capsys.readouterr().out == "train    1/2 steps\ntrain    done\n"
 
@@ -182,8 +183,8 @@ def test_plain_output_has_one_line_each(capsys: pytest.CaptureFixture[str]):
 def test_a_terminal_draws_progress_in_place(capsys: pytest.CaptureFixture[str]):
     screen = Screen()
     screen.terminal = True
-    screen.show("train ~ 1/2 steps")
-    screen.show("train | done")
+    screen.show(Line("train", TRANSIENT, "1/2 steps"))
+    screen.show(Line("train", LASTING, "done"))
     screen.close()
     assert capsys.readouterr().out == "train    1/2 steps\r\x1b[Ktrain    done\n"
 

@@ -11,9 +11,8 @@ import torch
 
 from configs.folder import write_json
 from data.manifest import Split
-from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
 from trainer.evaluation.language import language_metrics
-from trainer.tasks.causal_lm import cluster_sums
 
 
 def clusters(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ConfigError, DamageError, Stopped, UserError
+from configs.errors import ConfigError, UserError
 from configs.folder import RunFolder, digest, file_digest, locked, write_atomic, write_json
 from configs.load import dump, read
 from configs.process import explain
@@ -127,14 +127,6 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path):
         raise KeyError
     with locked(tmp_path, wait_s=0):
         pass
-
-
-def test_the_first_reason_of_a_failure_stays(tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    folder.logs.mkdir()
-    folder.explain_failure("train", Stopped("asked to"))
-    folder.explain_failure("train", DamageError("later"))
-    assert folder.failure("train").read_text() == '{"code": 143, "error": "asked to"}'
 
 
 def test_a_full_disk_is_one_line_with_the_way_out(tmp_path: Path):

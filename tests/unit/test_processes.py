@@ -1,5 +1,6 @@
 """A supervised child: followed, told to stop, and gone with everything that it started."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,28 +12,29 @@ from pathlib import Path
 
 import pytest
 
+from configs.lines import Line
 from k8s.processes import Supervised, describe_signal, last_lines
 
-STAYS = "import time; print('up', flush=True); time.sleep(60)"
+STAYS = "import time; print('train | up', flush=True); time.sleep(60)"
 STOPS = """
 import signal, sys, time
 def stop(number, frame):
-    print("saved", flush=True)
+    print("train | saved", flush=True)
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
-print("up", flush=True)
+print("train | up", flush=True)
 time.sleep(60)
 """
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("up", flush=True)
+print("train | up", flush=True)
 time.sleep(60)
 """
 LEAVES_A_CHILD = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {STAYS!r}])
-print(f"child {{child.pid}}", flush=True)
+print(f"train | {{child.pid}}", flush=True)
 """
 
 
@@ -57,7 +59,7 @@ class Followed:
     def __init__(self, program: str, log: Path) -> None:
         self.lines: list[str] = []
         command = [sys.executable, "-u", "-c", program]
-        self.process = Supervised(command, os.environ, log, select=lambda line: line, show=self.lines.append)
+        self.process = Supervised(command, os.environ, log, lambda line: self.lines.append(line.text))
 
     def up(self) -> None:
         wait_until(lambda: self.lines)
@@ -75,21 +77,24 @@ class Followed:
         threading.Thread(target=send, daemon=True).start()
 
 
-def test_output_is_shown_and_kept_and_the_code_returned(tmp_path: Path):
+def test_lines_for_a_person_are_shown_and_all_are_kept_and_the_code_returned(tmp_path: Path):
     log = tmp_path / "log"
-    shown: list[str] = []
-    program = "import sys; print('to show é'); print('not'); print('err', file=sys.stderr); sys.exit(3)"
-    process = Supervised(
-        [sys.executable, "-X", "utf8", "-u", "-c", program],
-        os.environ,
-        log,
-        select=lambda line: line.upper() if "show" in line else None,
-        show=shown.append,
-    )
+    shown: list[Line] = []
+    program = "import sys; print('noise train ~ é'); print('noise'); print('prepare | b', file=sys.stderr); sys.exit(3)"
+    process = Supervised([sys.executable, "-X", "utf8", "-u", "-c", program], os.environ, log, shown.append)
     assert process.wait() == 3
-    assert process.received == []
-    assert shown == ["TO SHOW É"]
-    assert sorted(log.read_text(encoding="utf-8").splitlines()) == ["err", "not", "to show é"]
+    assert (process.received, process.failure) == ([], None)
+    assert shown == [Line("train", "~", "é"), Line("prepare", "|", "b")]
+    assert log.read_text(encoding="utf-8").splitlines() == ["noise train ~ é", "noise", "prepare | b"]
+
+
+def test_the_first_reason_of_a_failure_stays(tmp_path: Path):
+    program = "from configs.lines import emit_failure as f; f('train', 2, 'first\\nof all'); f('train', 1, 'second')"
+    followed = Followed(program, tmp_path / "log")
+    assert followed.process.wait() == 0
+    assert followed.lines == []
+    assert followed.process.failure
+    assert json.loads(followed.process.failure.text) == {"code": 2, "reason": "first\nof all"}
 
 
 def test_a_log_is_added_to(tmp_path: Path):
@@ -102,7 +107,7 @@ def test_a_log_is_added_to(tmp_path: Path):
 def test_what_a_child_leaves_behind_is_killed(tmp_path: Path):
     followed = Followed(LEAVES_A_CHILD, tmp_path / "log")
     assert followed.process.wait() == 0
-    number = int(followed.lines[0].split()[1])
+    number = int(followed.lines[0])
     wait_until(lambda: not alive(number))
 
 
@@ -146,8 +151,9 @@ def test_a_child_may_be_followed_from_another_thread(tmp_path: Path):
 PARENT = f"""
 import os, sys
 from pathlib import Path
+from configs.lines import Line
 from k8s.processes import Supervised
-process = Supervised([sys.executable, "-c", {STAYS!r}], os.environ, Path(sys.argv[1]), select=lambda l: l, show=print)
+process = Supervised([sys.executable, "-c", {STAYS!r}], os.environ, Path(sys.argv[1]), print)
 print(process._process.pid, flush=True)
 process.wait()
 """
@@ -163,27 +169,21 @@ def test_the_child_dies_when_this_process_is_killed(tmp_path: Path):
         wait_until(lambda: not alive(number))
 
 
-def test_a_full_disk_for_the_log_does_not_stop_the_child(tmp_path: Path):
-    shown: list[str] = []
-    process = Supervised(
-        [sys.executable, "-c", "for i in range(20000): print('x' * 100, i)"],  # far more than a pipe holds
-        os.environ,
-        Path("/dev/full"),
-        select=lambda line: line,
-        show=shown.append,
-    )
-    assert process.wait() == 0
-    assert len(shown) == 20000
+MUCH = "for i in range(20000): print('train |', 'x' * 100, i)"  # far more than a pipe holds
+
+
+def test_a_full_disk_for_the_log_does_not_stop_the_child():
+    followed = Followed(MUCH, Path("/dev/full"))
+    assert followed.process.wait() == 0
+    assert len(followed.lines) == 20000
 
 
 def test_a_closed_terminal_does_not_stop_the_child(tmp_path: Path):
-    def closed(line: str) -> None:
+    def closed(line: Line) -> None:
         raise BrokenPipeError
 
     log = tmp_path / "log"
-    program = "for i in range(20000): print('x' * 100, i)"
-    process = Supervised([sys.executable, "-c", program], os.environ, log, select=lambda line: line, show=closed)
-    assert process.wait() == 0
+    assert Supervised([sys.executable, "-c", MUCH], os.environ, log, closed).wait() == 0
     assert len(log.read_bytes().splitlines()) == 20000
 
 
@@ -194,7 +194,7 @@ def test_a_log_that_cannot_be_opened_starts_no_child(tmp_path: Path):
 
 def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        Supervised(["/none"], {}, tmp_path / "log", select=str, show=print)
+        Supervised(["/none"], {}, tmp_path / "log", print)
 
 
 def test_the_last_lines_of_a_log_explain_an_end_that_nobody_foresaw(tmp_path: Path):

@@ -1,9 +1,10 @@
-"""Progress lines: what a person sees of long work."""
+"""Lines for a person: rate, figures and time left of long work, found again in any output."""
 
 import time
 
 import pytest
 
+from configs.lines import Line, parse
 from data.progress import Progress, clock, rate, say
 
 
@@ -32,6 +33,22 @@ def test_a_rate_has_a_letter_for_its_size(per_s: float, text: str):
 def test_a_line_that_stays_is_marked(capsys: pytest.CaptureFixture[str]):
     say("prepare", "done")
     assert capsys.readouterr().out == "prepare | done\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("train | step 3", Line("train", "|", "step 3")),
+        ("\x1b[94m[KFP] INFO\x1b[0m evaluate ~ 1/2  | x", Line("evaluate", "~", "1/2  | x")),
+        ('prepare ! {"code": 2}', Line("prepare", "!", '{"code": 2}')),
+        ("train", None),
+        ("retrain | step", None),
+        ("train / step", None),
+        ("", None),
+    ],
+)
+def test_a_line_is_found_in_what_kfp_puts_around_it(text: str, line: Line | None):
+    assert parse(text) == line
 
 
 def test_a_line_has_the_share_done_the_figures_and_the_time_left(

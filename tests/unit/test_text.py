@@ -17,6 +17,7 @@ from data.text import (
     END_OF_DOCUMENT,
     build_tokenizer,
     encode,
+    id_of,
     load_tokenizer,
     normalise,
     pack,
@@ -100,7 +101,7 @@ def test_each_unicode_form_is_its_own():
 
 @given(texts=st.lists(TEXT, max_size=5))
 def test_every_text_comes_back_from_its_tokens(tokenizer: Tokenizer, texts: list[str]):
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    end = id_of(tokenizer, END_OF_DOCUMENT)
     encoded = list(encode(tokenizer, texts, end))
     assert [int(ids[-1]) for ids in encoded] == [end] * len(texts)
     assert [tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) for ids in encoded] == texts
@@ -113,7 +114,7 @@ def test_chunks_do_not_change_the_tokens(tokenizer: Tokenizer):
 
 
 def test_the_end_token_spelled_out_in_a_text_makes_no_boundary(tokenizer: Tokenizer):
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    end = id_of(tokenizer, END_OF_DOCUMENT)
     texts = [f"a {END_OF_DOCUMENT} b", END_OF_DOCUMENT, f"{END_OF_DOCUMENT}{END_OF_DOCUMENT}"]
     encoded = list(encode(tokenizer, texts, end))
     assert all((ids == end).sum() == 1 for ids in encoded)

@@ -5,7 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from configs.folder import digest
+from trainer.task import Sums
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class Result:
 def protocol_id(protocol: Mapping[str, Any]) -> str:
     """Sixteen hex digits of the digest of everything that changes the number."""
     return digest(dict(protocol))[:16]
+
+
+def cluster_sums(nll: Tensor, tokens: Tensor) -> Sums:
+    """nll [N] and tokens [N], float64, of N clusters of neighbouring tokens, as additive sums."""
+    return {
+        "nll": nll.sum(),
+        "tokens": tokens.sum(),
+        "clusters": torch.tensor(float(len(nll)), dtype=torch.float64, device=nll.device),
+        "nll_nll": (nll * nll).sum(),
+        "nll_tokens": (nll * tokens).sum(),
+        "tokens_tokens": (tokens * tokens).sum(),
+    }
 
 
 def ratio_stderr(sums: Mapping[str, float]) -> float | None:

@@ -17,12 +17,11 @@ from data.progress import Progress, rate, say
 from data.shards import ShardReader, decode
 from data.text import Ids, unpack
 from trainer.distributed import World
-from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
 from trainer.evaluation.generate import generate
 from trainer.evaluation.ngram import KneserNey
 from trainer.evaluation.score import score
 from trainer.task import Batch, Sample, Task
-from trainer.tasks.causal_lm import cluster_sums
 
 LARGEST = sys.float_info.max  # JSON has no infinity
 ORDERS = ("uniform", "unigram", "bigram", "trigram", "fourgram")

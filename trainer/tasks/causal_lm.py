@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.schema import CausalLMConfig
 from data.manifest import Manifest
+from trainer.evaluation.contract import cluster_sums
 from trainer.models.decoder import Decoder
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
 
@@ -63,15 +64,3 @@ class CausalLM:
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         loss = sums["nll"] / sums["tokens"]
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-
-
-def cluster_sums(nll: Tensor, tokens: Tensor) -> Sums:
-    """nll [N] and tokens [N], float64, of N clusters of neighbouring tokens, as additive sums."""
-    return {
-        "nll": nll.sum(),
-        "tokens": tokens.sum(),
-        "clusters": torch.tensor(float(len(nll)), dtype=torch.float64, device=nll.device),
-        "nll_nll": (nll * nll).sum(),
-        "nll_tokens": (nll * tokens).sum(),
-        "tokens_tokens": (tokens * tokens).sum(),
-    }
