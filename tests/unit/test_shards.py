@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import io
-import multiprocessing
 import os
 import pickle
 import tarfile
@@ -279,8 +278,6 @@ def test_damage_reaches_the_caller_in_one_line(folder: Path, shards: tuple[Shard
         batches(ShardReader(folder, shards, FIELDS), workers, 0)
     assert str(caught.value).startswith(f"shard {path}: sha256 is ")
     assert len(str(caught.value).splitlines()) == 1
-    for worker in multiprocessing.active_children():
-        worker.kill()  # torch would wait five seconds for one that met an error
 
 
 @pytest.mark.parametrize("limit", [None, 1, 7, 50, 100])
