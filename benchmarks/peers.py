@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -206,10 +206,9 @@ def build_trainer(run: RunConfig, network: Any, data: Blocks, output: Path) -> t
         def create_scheduler(
             self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
         ) -> torch.optim.lr_scheduler.LRScheduler:
-            peak, optimizer = train.optimizer.learning_rate, optimizer or self.optimizer
-            assert optimizer is not None
+            peak, updated = train.optimizer.learning_rate, cast(torch.optim.Optimizer, optimizer or self.optimizer)
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: learning_rate(step, train) / peak
+                updated, lambda step: learning_rate(step, train) / peak
             )
             return self.lr_scheduler
 
