@@ -33,3 +33,12 @@ def parse(text: str) -> Line | None:
     """The line for a follower in a line of output, whatever kfp puts before it."""
     found = _LINE.search(text)
     return Line(*found.groups()) if found else None
+
+
+def read_failure(line: Line) -> tuple[int, str]:
+    """Exit code and reason of a failure line; what cannot be read is the reason as it stands, with code 1."""
+    try:
+        record = json.loads(line.text)
+        return int(record["code"]), str(record["reason"])
+    except (ValueError, TypeError, KeyError):
+        return 1, line.text

@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from configs import rules
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -24,62 +26,6 @@ class Config(BaseModel):
         if broken := [problem for rule in self.rules if (problem := rule(self))]:
             raise ValueError("\n".join(broken))
         return self
-
-
-def room_for_training(splits: Any) -> str | None:
-    if splits.validation + splits.test < 1:
-        return None
-    got = f"validation + test = {splits.validation:g} + {splits.test:g}"
-    return f"{got} leaves nothing to train on; their sum must be below 1"
-
-
-def heads_divide_width(model: Any) -> str | None:
-    if model.width % model.num_heads:
-        below = model.width // model.num_heads * model.num_heads
-        return f"width={model.width} must be a multiple of num_heads={model.num_heads}; try {below or model.num_heads}"
-    if model.positions == "rotary" and model.width // model.num_heads % 2:
-        return f"rotary positions need an even width / num_heads, got {model.width} / {model.num_heads}"
-    return None
-
-
-def kv_heads_divide_heads(model: Any) -> str | None:
-    if not model.num_kv_heads or model.num_heads % model.num_kv_heads == 0:
-        return None
-    return f"num_heads={model.num_heads} must be a multiple of num_kv_heads={model.num_kv_heads}"
-
-
-def warmup_fits(train: Any) -> str | None:
-    if train.schedule.warmup_steps < train.steps:
-        return None
-    return f"schedule.warmup_steps={train.schedule.warmup_steps} must be below steps={train.steps}"
-
-
-def batch_divides(run: Any) -> str | None:
-    whole, micro, processes = run.train.global_batch_samples, run.world.micro_batch_samples, run.world.processes
-    together = micro * processes
-    if whole % together == 0:
-        return None
-    below, above = whole // together * together, (whole // together + 1) * together
-    return (
-        f"train.global_batch_samples={whole} must be a multiple of world.micro_batch_samples x world.processes"
-        f" = {micro} x {processes} = {together}; try {f'{below} or {above}' if below else above}"
-    )
-
-
-def stride_fits(run: Any) -> str | None:
-    stride, block = getattr(run.task.evaluation, "stride_tokens", 0), run.data.block_tokens  # families without: 0
-    if stride <= block:
-        return None
-    return (
-        f"task.evaluation.stride_tokens={stride} must not exceed data.block_tokens={block}, "
-        f"or tokens would go unscored; try {max(1, block // 2)}"
-    )
-
-
-def image_is_fixed(cluster: Any) -> str | None:
-    if not cluster.image.endswith(":latest"):
-        return None
-    return f"image={cluster.image} moves under a run; name a version or a digest"
 
 
 class PackagedSource(Config):
@@ -130,7 +76,7 @@ class TokenizerFile(Config):
 class SplitConfig(Config):
     """Which share of the documents is held out; a document's place depends on its text and the seed alone."""
 
-    rules: ClassVar = (room_for_training,)
+    rules: ClassVar = (rules.room_for_training,)
 
     validation: Fraction = 0.15
     """Share of documents for choosing and watching"""
@@ -159,8 +105,8 @@ class DecoderConfig(Config):
     """A decoder-only transformer."""
 
     rules: ClassVar = (
-        heads_divide_width,
-        kv_heads_divide_heads,
+        rules.heads_divide_width,
+        rules.kv_heads_divide_heads,
     )
 
     kind: Literal["decoder"]
@@ -323,7 +269,7 @@ class CheckpointConfig(Config):
 class TrainConfig(Config):
     """Stage 2: shards to checkpoint."""
 
-    rules: ClassVar = (warmup_fits,)
+    rules: ClassVar = (rules.warmup_fits,)
 
     steps: Count
     """Updates in all"""
@@ -377,7 +323,7 @@ class WandbConfig(Config):
 class ClusterConfig(Config):
     """What the compiled pipeline needs to know of the cluster."""
 
-    rules: ClassVar = (image_is_fixed,)
+    rules: ClassVar = (rules.image_is_fixed,)
 
     image: Annotated[str, Field(pattern=r"^[^\s:@]+(:\d+)?(/[^\s:@]+)*(:[^\s:@]+|@sha256:[0-9a-f]{64})$")] = (
         "trainworks:0.1.0"
@@ -391,8 +337,8 @@ class RunConfig(Config):
     """One training run, from raw data to metrics."""
 
     rules: ClassVar = (
-        batch_divides,
-        stride_fits,
+        rules.batch_divides,
+        rules.stride_fits,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]

@@ -1,6 +1,5 @@
 """Launchers: how the processes of a stage are started, followed and ended. This one uses the machine it is on."""
 
-import json
 import os
 import socket
 import sys
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from configs.folder import RunFolder
-from configs.lines import Line
+from configs.lines import Line, read_failure
 from configs.schema import RunConfig
 from k8s.processes import Supervised, describe_signal, last_lines
 
@@ -73,8 +72,8 @@ def outcome_of(process: Supervised, code: int) -> Outcome:
     """A child's end as an outcome: torch.distributed.run and kfp lose codes and reasons, its own words do not."""
     told = 128 + process.received[0] if process.received else 0
     if process.failure and (code or told):
-        record = json.loads(process.failure.text)
-        return Outcome(told or record["code"], record["reason"])
+        code, reason = read_failure(process.failure)
+        return Outcome(told or code, reason)
     if told:
         return Outcome(told, f"stopped by {describe_signal(process.received[0])}")
     if code < 0:

@@ -192,6 +192,7 @@ def without_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
         *, model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any], dist_init_required: bool
     ) -> tuple[PlainEngine]:
         assert not dist_init_required
+        assert config["gradient_clipping"] == 0.0, "DeepSpeed would clip a second time"
         return (PlainEngine(model, optimizer, config["gradient_accumulation_steps"]),)
 
     monkeypatch.setattr(trainer.engines, "quiet_deepspeed", lambda: SimpleNamespace(initialize=initialize))

@@ -84,6 +84,8 @@ def choose_device(config: WorldConfig, local_rank: int) -> torch.device:
 def seed_all(*parts: int) -> None:
     """Seed every generator from integers, so that randomness is a function of where the run stands alone."""
     state = np.random.SeedSequence(parts).generate_state(2, np.uint64)
-    torch.manual_seed(int(state[0]))
+    torch.default_generator.manual_seed(int(state[0]))  # torch.manual_seed also formats a stack trace per backend
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(state[0]))
     random.seed(int(state[1]))
     np.random.seed(int(state[1]) % 2**32)

@@ -22,6 +22,7 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
         "train_batch_size": run.train.global_batch_samples,
         "train_micro_batch_size_per_gpu": run.world.micro_batch_samples,
         "gradient_accumulation_steps": run.accumulation,
+        "gradient_clipping": 0.0,  # its default would clip again, at 1.0
         "zero_optimization": {"stage": 0},
         "torch_autocast": {"enabled": run.train.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": None,
@@ -40,9 +41,11 @@ class Engine:
             model=network, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
         self.optimizer = optimizer
+        if world.size == 1:
+            self._engine.enable_backward_allreduce = False  # the sum over one rank is a copy of every gradient
         self.module: nn.Module = self._engine.module
+        self._parameters = list(self.module.parameters())
         self.ema = Ema(self.module, run.train.ema.decay) if run.train.ema else None
-        self._last: Tensor | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._engine(*args, **kwargs)
@@ -56,10 +59,9 @@ class Engine:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return None
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()

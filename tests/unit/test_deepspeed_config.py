@@ -15,6 +15,7 @@ def test_the_dictionary_is_this_one(precision: str, autocast: bool) -> None:
         "train_batch_size": 24,
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": 3,
+        "gradient_clipping": 0.0,
         "zero_optimization": {"stage": 0},
         "torch_autocast": {"enabled": autocast, "dtype": "bfloat16"},
         "steps_per_print": None,

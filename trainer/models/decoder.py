@@ -62,9 +62,11 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def initialise(self, num_layers: int) -> None:
-        """Normal(0, 0.02), the branches' last layers narrower by sqrt(2 x layers) (Radford et al., 2019, 2.3)."""
+        """Normal(0, 0.02), biases 0, the branches' last layers narrower by sqrt(2 x layers) (Radford et al., 2019, 2.3)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
                 continue
             last = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * num_layers) if last else 0.02)
