@@ -62,7 +62,7 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def initialise(self, num_layers: int) -> None:
-        """Normal(0, 0.02), biases 0, the branches' last layers narrower by sqrt(2 x layers) (Radford et al., 2019, 2.3)."""
+        """Biases 0, the rest normal(0, 0.02), last layers narrower by sqrt(2 x layers) (Radford et al., 2019, 2.3)."""
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 if name.endswith("bias"):
