@@ -60,9 +60,17 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
+        if lost_peer(error):
+            return 1  # the rank that ended first is the cause, and is named by the launcher
         emit_failure(stage, 1, explain(error, stage, folder))
         return 1
     return 0
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because another rank is gone."""
+    words = ("Connection reset by peer", "Connection closed by peer", "NCCL communicator was aborted")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def explain(error: Exception, stage: str, folder: RunFolder) -> str:

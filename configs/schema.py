@@ -80,7 +80,7 @@ class SplitConfig(Config):
 
     validation: Fraction = 0.15
     """Share of documents for choosing and watching"""
-    test: Fraction = 0.15
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of documents for the final numbers"""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws another assignment"""
@@ -359,5 +359,7 @@ class RunConfig(Config):
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
-    """What makes two runs the same run: all but where they compute, who watches, and how the result is judged."""
-    return run.model_dump(mode="json", exclude={"world": True, "wandb": True, "cluster": True, "task": {"evaluation"}})
+    """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
+    watching = {"validate_every_steps", "validation_samples", "log_every_steps", "checkpoint"}
+    outside: Any = {"world": True, "wandb": True, "cluster": True, "task": {"evaluation"}, "train": watching}
+    return run.model_dump(mode="json", exclude=outside)

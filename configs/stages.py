@@ -1,6 +1,7 @@
 """Which stages of a run are done: decided from the file that each writes last, without torch."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def damaged(path: Path, what: str, got: object, expected: object, manifest: Path
 
 def steps_in(root: Path) -> list[int]:
     """Steps saved under a folder, newest first."""
-    names = [path.name.removeprefix("step-") for path in root.glob("step-*")]
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    names = [path.name for path in root.glob("step-*") if path.is_dir()]
+    return sorted((int(name[5:]) for name in names if re.fullmatch(r"step-\d{8,}", name)), reverse=True)
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -97,7 +98,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
 
 def _trained(run: RunConfig, folder: RunFolder) -> str | None:
     last = step_folder(folder.train, run.train.steps)
-    if not last.exists():
+    if not last.exists() or not folder.manifest.exists():
         return None
     try:
         record = verify_checkpoint(last)
@@ -113,8 +114,12 @@ def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
     last = step_folder(folder.train, run.train.steps)
     if not folder.metrics.exists() or not last.exists():
         return None
-    metrics = read_record(folder.metrics)
-    same = metrics.get("checkpoint") == read_record(last / "complete.json").get("digest")
-    if not same or metrics.get("config") != evaluation_key(run):
+    try:
+        record, checkpoint = read_record(folder.metrics), verify_checkpoint(last)
+    except DamageError:
+        return None  # metrics can be taken again
+    told = record.pop("digest", None)
+    same = told == digest(record) and record["checkpoint"] == checkpoint["digest"]
+    if not same or record["config"] != evaluation_key(run) or not folder.samples.exists():
         return None
-    return f"{len(metrics['metrics'])} metrics in {folder.metrics}"
+    return f"{len(record['metrics'])} metrics in {folder.metrics}"

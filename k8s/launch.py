@@ -1,6 +1,7 @@
 """Launchers: how the processes of a stage are started, followed and ended. This one uses the machine it is on."""
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Protocol
 from configs.folder import RunFolder
 from configs.lines import Line, read_failure
 from configs.schema import RunConfig
-from k8s.processes import Supervised, describe_signal, last_lines
+from k8s.processes import Supervised, describe_signal, killed_rank, last_lines
 
 RANKED = {"train": "trainer", "evaluate": "trainer.evaluation"}
 
@@ -78,6 +79,10 @@ def outcome_of(process: Supervised, code: int) -> Outcome:
         return Outcome(told, f"stopped by {describe_signal(process.received[0])}")
     if code < 0:
         return Outcome(128 - code, f"killed by {describe_signal(-code)}")
+    if code and (killed := killed_rank(process.log)):
+        rank, number = killed
+        hint = "; was memory short?" if number == signal.SIGKILL else ""
+        return Outcome(128 + number, f"rank {rank} was killed by {describe_signal(number)}{hint}")
     return Outcome(code, last_lines(process.log) if code else "")
 
 

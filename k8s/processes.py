@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from configs.lines import FAILURE, Line, parse
 from configs.process import die_with_parent
 
 GRACE_S = 120.0
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervised:
@@ -55,8 +57,8 @@ class Supervised:
     def wait(self) -> int:
         """Follow to the end and return the code as subprocess gives it.
 
-        SIGTERM and SIGINT to this process go on to the child once, as SIGTERM, and stand in `received`; a child that
-        outlasts GRACE_S seconds after that, or a second signal, is killed.
+        SIGTERM, SIGINT and SIGHUP to this process go on to the child once, as SIGTERM, and stand in `received`; a child
+        that outlasts GRACE_S seconds after that, or a second signal, is killed.
         """
         with self._forwarding():
             code, waited = None, 0.0
@@ -76,7 +78,7 @@ class Supervised:
         if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
             yield
             return
-        old = {number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        old = {number: signal.signal(number, self._forward) for number in STOPPING}
         try:
             yield
         finally:
@@ -109,6 +111,14 @@ class Supervised:
 
 def describe_signal(number: int) -> str:
     return signal.Signals(number).name
+
+
+def killed_rank(path: Path) -> tuple[int, int] | None:
+    """The rank and signal of the first process that a signal ended, from torch.distributed.run's own summary."""
+    tail = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
+    found = re.findall(r"rank\s+: (\d+) \(local_rank: \d+\)\s+exitcode\s+: -(\d+) ", tail)
+    ended = [(int(rank), int(number)) for rank, number in found if int(number) != signal.SIGTERM]  # the others' end
+    return ended[0] if ended else None
 
 
 def last_lines(path: Path, count: int = 20) -> str:

@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, DamageError) as error:
         print(f"trainworks {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read the output has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at its end
+        return 141
     except OSError as error:
         print(f"trainworks {arguments.command}: {error.filename or ''}: {error.strerror}", file=sys.stderr)
         return 1
@@ -72,11 +75,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":
+    from configs.errors import ConfigError
     from configs.folder import RunFolder
     from configs.load import load
 
     run = load(arguments.config)
-    folder = RunFolder(arguments.runs / (arguments.name or run.name))
+    name = run.name if arguments.name is None else arguments.name
+    if name in ("", ".", "..") or "/" in name:
+        raise ConfigError(f"--name {name!r} must name one folder inside --runs, without a slash")
+    folder = RunFolder(arguments.runs / name)
     folder.open(run)
     return run, folder
 
@@ -86,7 +93,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from configs.stages import complete
 
     run, folder = _open(arguments)
-    done = {stage: complete(stage, run, folder) for stage in STAGES}
+    done: dict[str, str | None] = {}
+    for stage in STAGES:  # a stage is looked at only when those before it are complete
+        done[stage] = complete(stage, run, folder) if all(done.values()) else None
     screen = Screen()
     if all(done.values()):
         for stage, summary in done.items():

@@ -4,15 +4,24 @@ import json
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from configs.errors import ConfigError
 from configs.load import validate
 from configs.schema import RunConfig
 
+LIMIT_BYTES = 9_000  # of KFP's 10,000 for all parameters
+_PLACEHOLDER = "{{$"  # what kfp would fill in
 _REWRITTEN = "python3"  # kfp's local runner replaces this word wherever a parameter contains it
 
 
 def encode_config(run: RunConfig) -> str:
-    """The resolved config as JSON."""
-    return json.dumps(run.model_dump(mode="json")).replace(_REWRITTEN, "python\\u0033")
+    """The resolved config as JSON. Raises ConfigError when KFP would not carry it."""
+    text = json.dumps(run.model_dump(mode="json"))
+    if len(text) > LIMIT_BYTES:
+        raise ConfigError(
+            f"the resolved configuration has {len(text):,} bytes; a pipeline's parameters hold {LIMIT_BYTES:,}: "
+            "shorten the longest texts, such as task.evaluation.sampling.prompts"
+        )
+    return text.replace(_REWRITTEN, "python\\u0033").replace(_PLACEHOLDER, "{{\\u0024")
 
 
 def decode_config(text: str) -> RunConfig:

@@ -18,7 +18,7 @@ from trainer.tracker import read_events
 WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
 
 
-def write_corpus(folder: Path, *, documents: int = 40, sentences: int = 40) -> Path:
+def write_corpus(folder: Path, *, documents: int = 24, sentences: int = 40) -> Path:
     """Text files that a tiny model can learn something from, the same every time."""
     rng = random.Random(7)
     folder.mkdir(parents=True, exist_ok=True)

@@ -173,7 +173,8 @@ class WandbView:
                     session.summary["status"] = payload
                     session.finish(exit_code=0 if payload == "completed" else 1)
         except Exception as error:  # a view must not hurt the run, whatever a foreign library raises
-            say(self.stage, f"W&B is off for this run: {type(error).__name__}: {error}; the event log has everything")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            say(self.stage, f"W&B is off for this run: {reason}; the event log has everything")
             while not finished:
                 finished = self._queue.get()[0] == "finish"
 

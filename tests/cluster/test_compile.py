@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from kfp import components
 
+from configs.errors import ConfigError
 from configs.load import load
 from configs.schema import RunConfig
 from pipelines.parameters import decode_config, decode_folder, encode_config, encode_folder
@@ -55,3 +56,15 @@ def test_a_path_with_the_word_that_kfp_rewrites_comes_through(demo: RunConfig, t
 def test_the_editor_schema_is_up_to_date() -> None:
     written = (CONFIGS / "schema.json").read_text(encoding="utf-8")
     assert json.loads(written) == json.loads(schema()), "make golden"
+
+
+def test_what_kfp_would_fill_in_is_carried_as_text(demo: RunConfig) -> None:
+    odd = demo.model_copy(update={"wandb": demo.wandb.model_copy(update={"project": "{{$.inputs}} {{$}}"})})
+    assert "{{$" not in encode_config(odd)
+    assert decode_config(encode_config(odd)) == odd
+
+
+def test_a_config_that_kfp_would_not_carry_is_refused(demo: RunConfig) -> None:
+    long = demo.model_copy(update={"wandb": demo.wandb.model_copy(update={"project": "x" * 9000})})
+    with pytest.raises(ConfigError, match=r"the resolved configuration has .* bytes; .* hold 9,000"):
+        encode_config(long)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.runs import interrupt, kill_group, processes_of, run, steps_of, terminate, trainworks, wait_until
@@ -105,3 +107,23 @@ def test_a_tokenizer_that_does_not_match_the_shards_is_refused(
     failed = run("evaluate", config, "--runs", tmp_path)
     assert failed.returncode == 1
     assert "is not the tokenizer that made the shards" in failed.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_and_the_code_says_by_what(
+    config: Path, finished: tuple[Path, str], tmp_path: Path, rank: int
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(finished[0] / "data", folder / "data")
+    shutil.copy(finished[0] / "run.yaml", folder / "run.yaml")
+
+    def kill_rank(process: subprocess.Popen[str]) -> None:
+        ranks = [
+            p for p in psutil.process_iter(["cmdline"]) if ["-m", "trainer", str(folder)] == p.info["cmdline"][-3:]
+        ]
+        workers = [p for p in ranks if p.environ().get("RANK") == str(rank)]
+        workers[0].kill()
+
+    ended = interrupt(trainworks("train", config, "--runs", tmp_path), lambda: bool(steps_of(folder)), kill_rank)
+    assert ended.returncode == 137, ended.stderr
+    assert f"rank {rank} was killed by SIGKILL" in ended.stderr

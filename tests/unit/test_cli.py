@@ -193,3 +193,12 @@ def test_progress_comes_more_often_on_a_terminal(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TRAINWORKS_PROGRESS_S", "7")
     Screen()
     assert os.environ["TRAINWORKS_PROGRESS_S"] == "7"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../escape", "/tmp/elsewhere"])
+def test_a_name_that_leaves_the_folder_of_runs_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["prepare", "configs/demo-lm.yaml", "--runs", str(tmp_path / "runs"), "--name", name]) == 2
+    assert "must name one folder" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -344,7 +344,7 @@ def test_a_corpus_without_enough_documents_is_refused(tmp_path: Path, text: str,
 
 def test_a_corpus_smaller_than_one_block_is_refused(tmp_path: Path):
     path = write_paragraphs(tmp_path / "a.txt", 40)
-    run = tiny(path, data__block_tokens=100_000, data__splits={"validation": 0, "test": 0})
+    run = tiny(path, data__block_tokens=100_000, data__splits={"validation": 0, "test": 0.3})
     with pytest.raises(DataError, match=r"the train split has \d+ tokens, fewer than one block of .*=100000"):
         prepared(run, tmp_path / "run")
 

@@ -54,10 +54,9 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     result: Result = evaluation_of(run)(run, folder, manifest, readers, task, nets, world)
     if world.rank == 0:
         write_json(folder.samples, list(result.samples))
-        write_json(
-            folder.metrics,
-            {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)} | result.record(),
-        )
+        origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)}
+        written = origin | result.record()
+        write_json(folder.metrics, written | {"digest": digest(written)})
         say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")
     tracker.log(record["step"], {metric.name: metric.value for metric in result.metrics}, event="evaluation")
     tracker.artifact(
