@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from configs.errors import DamageError, PeerError, Stopped, UserError
 from configs.folder import RunFolder
@@ -65,6 +66,17 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
         emit_failure(stage, 1, explain(error, stage, folder))
         return 1
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, without taking the interpreter down piece by piece.
+
+    Threads of torch and gloo that still run meanwhile can abort it ("terminate called without an active exception"),
+    which would turn a finished stage into a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lost_peer(error: Exception) -> bool:

@@ -1,10 +1,8 @@
 """Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` under torch.distributed.run."""
 
-import sys
-
 from configs.errors import Stopped
 from configs.folder import RunFolder, locked
-from configs.process import stage_main
+from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import train_key
 from data.manifest import read_manifest
@@ -27,7 +25,6 @@ def train(run: RunConfig, folder: RunFolder) -> None:
             _train(run, folder, world, stop)
     else:
         _train(run, folder, world, stop)
-    world.leave()
 
 
 def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
@@ -64,4 +61,4 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -
 
 
 if __name__ == "__main__":
-    sys.exit(stage_main("train", train))
+    leave(stage_main("train", train))

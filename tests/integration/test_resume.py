@@ -88,30 +88,38 @@ def test_the_sample_ids_of_a_run_are_the_order_of_each_epoch_and_each_sample_com
         assert steps_of(uninterrupted)[step]["samples_digest"] == rolled
 
 
-def test_two_ranks_learn_what_one_rank_learns_with_twice_the_accumulation(config: Path, fresh: Path) -> None:
+def prepare(config: Path, folder: Path, *overrides: str) -> None:
+    done = run("prepare", config, "--runs", folder.parent, "--name", folder.name, *overrides)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_ranks_learn_what_one_rank_learns_with_twice_the_accumulation(config: Path, tmp_path: Path) -> None:
+    overrides = ("train.steps=8", "task.model.dropout=0.0")
+    prepare(config, tmp_path / "2", *overrides)
+    shutil.copytree(tmp_path / "2", tmp_path / "1")
     losses = []
-    for world in ("world.processes=2", "world.processes=1"):
-        folder = fresh.with_name(world)
-        shutil.copytree(fresh, folder)
-        done = run(
-            *("train", config, "--runs", folder.parent, "--name", folder.name),
-            *(world, "train.steps=8", "task.model.dropout=0.0"),
-        )
+    for processes in ("2", "1"):
+        place = ("--runs", tmp_path, "--name", processes, f"world.processes={processes}")
+        done = run("train", config, *place, *overrides)
         assert done.returncode == 0, done.stderr
-        losses.append(list(losses_of(folder).values()))
+        losses.append(list(losses_of(tmp_path / processes).values()))
+    assert len(losses[0]) == 8
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert all(a != b for a, b in pairwise(losses[0]))
 
 
-def test_bf16_with_reading_processes_trains_and_resumes(config: Path, fresh: Path) -> None:
-    overrides = ("train.precision=bf16", "world.loader_workers=2", "train.steps=12")
-    stopped = interrupt(train(config, fresh, *overrides), reached(fresh, 4), terminate)
+def test_bf16_with_reading_processes_trains_and_resumes(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    overrides = ("train.precision=bf16", "world.loader_workers=2", "train.steps=60")
+    prepare(config, folder, *overrides)
+    stopped = interrupt(train(config, folder, *overrides), reached(folder, 4), terminate)
     assert stopped.returncode == 143, stopped.stderr
-    assert run("train", config, "--runs", fresh.parent, "--name", fresh.name, *overrides).returncode == 0
-    assert wait_until(lambda: not processes_of(fresh)), processes_of(fresh)
-    losses = losses_of(fresh)
-    assert sorted(losses) == list(range(1, 13))
-    assert losses[12] < losses[1]
+    done = run("train", config, "--runs", folder.parent, "--name", folder.name, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert wait_until(lambda: not processes_of(folder)), processes_of(folder)
+    losses = losses_of(folder)
+    assert sorted(losses) == list(range(1, 61))
+    assert losses[60] < losses[1]
 
 
 def test_a_damaged_newest_checkpoint_is_skipped_aloud_and_the_run_ends_the_same(

@@ -1,6 +1,5 @@
 """Command: checkpoint -> metrics.json, run on every rank as `python -m trainer.evaluation RUN_FOLDER`."""
 
-import sys
 from collections.abc import Mapping
 
 import torch
@@ -8,7 +7,7 @@ from torch import nn
 
 from configs.errors import DamageError, DataError
 from configs.folder import RunFolder, digest, locked, write_json
-from configs.process import stage_main
+from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
 from data.manifest import read_manifest
@@ -30,7 +29,6 @@ def evaluate(run: RunConfig, folder: RunFolder) -> None:
             _evaluate(run, folder, world)
     else:
         _evaluate(run, folder, world)
-    world.leave()
 
 
 def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
@@ -77,4 +75,4 @@ def load_networks(
 
 
 if __name__ == "__main__":
-    sys.exit(stage_main("evaluate", evaluate))
+    leave(stage_main("evaluate", evaluate))
