@@ -79,11 +79,11 @@ def outcome_of(process: Supervised, code: int) -> Outcome:
         return Outcome(told, f"stopped by {describe_signal(process.received[0])}")
     if code < 0:
         return Outcome(128 - code, f"killed by {describe_signal(-code)}")
-    if code and (killed := killed_rank(process.log)):
+    if code and (killed := killed_rank(process.output())):
         rank, number = killed
         hint = "; was memory short?" if number == signal.SIGKILL else ""
         return Outcome(128 + number, f"rank {rank} was killed by {describe_signal(number)}{hint}")
-    return Outcome(code, last_lines(process.log) if code else "")
+    return Outcome(code, last_lines(process.output(), process.log) if code else "")
 
 
 def stage_command(run: RunConfig, folder: RunFolder, stage: str) -> list[str]:

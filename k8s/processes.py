@@ -36,6 +36,7 @@ class Supervised:
         self.failure: Line | None = None
         with contextlib.ExitStack() as unless_started:
             record = unless_started.enter_context(log.open("ab", buffering=0))
+            self._log_start = record.seek(0, os.SEEK_END)  # what stands before is of earlier starts
             self._process = subprocess.Popen(
                 command,
                 env=env,
@@ -48,6 +49,12 @@ class Supervised:
             unless_started.pop_all()
         self._reader = threading.Thread(target=self._relay, args=(record, show), daemon=True)
         self._reader.start()
+
+    def output(self) -> list[str]:
+        """The lines of this start in the log."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start)
+            return file.read().decode("utf-8", "replace").splitlines()
 
     def stop(self) -> None:
         """Ask the child to save and end."""
@@ -113,15 +120,14 @@ def describe_signal(number: int) -> str:
     return signal.Signals(number).name
 
 
-def killed_rank(path: Path) -> tuple[int, int] | None:
+def killed_rank(output: Sequence[str]) -> tuple[int, int] | None:
     """The rank and signal of the first process that a signal ended, from torch.distributed.run's own summary."""
-    tail = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-60:])
-    found = re.findall(r"rank\s+: (\d+) \(local_rank: \d+\)\s+exitcode\s+: -(\d+) ", tail)
+    summary = "\n".join(output[-60:])
+    found = re.findall(r"rank\s+: (\d+) \(local_rank: \d+\)\s+exitcode\s+: -(\d+) ", summary)
     ended = [(int(rank), int(number)) for rank, number in found if int(number) != signal.SIGTERM]  # the others' end
     return ended[0] if ended else None
 
 
-def last_lines(path: Path, count: int = 20) -> str:
+def last_lines(output: Sequence[str], path: Path, count: int = 20) -> str:
     """The end of a log, for an error that nobody foresaw."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join([f"it ended without a reason; the last lines of {path}:", *lines[-count:]])
+    return "\n".join([f"it ended without a reason; the last lines of {path}:", *output[-count:]])

@@ -35,10 +35,6 @@ class World:
         dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_s))
         return cls(rank=rank, local_rank=local, size=size, device=device)
 
-    def leave(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
     def gather(self, values: Sequence[int]) -> NDArray[np.int64]:
         """Every rank's integers, equally many each, as [size, len(values)]."""
         mine = torch.tensor(values, dtype=torch.int64)

@@ -163,7 +163,7 @@ world = World.join(run.world)
 trainer = make_trainer(run, folder, world)
 fit(trainer, BEGINNING, StopRequest())
 trainer.tracker.finish("completed")
-world.leave()
+torch.distributed.destroy_process_group()
 """
 
 

@@ -203,7 +203,7 @@ def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path):
 def test_the_last_lines_of_a_log_explain_an_end_that_nobody_foresaw(tmp_path: Path):
     log = tmp_path / "log"
     log.write_bytes(b"".join(b"line %d\n" % n for n in range(100)) + b"\xff\n")
-    lines = last_lines(log).splitlines()
+    lines = last_lines(log.read_text().splitlines(), log).splitlines()
     assert lines[0].endswith(f"the last lines of {log}:")
     assert lines[1] == "line 81"
     assert len(lines) == 21
@@ -211,3 +211,12 @@ def test_the_last_lines_of_a_log_explain_an_end_that_nobody_foresaw(tmp_path: Pa
 
 def test_signals_have_names():
     assert describe_signal(9) == "SIGKILL"
+
+
+def test_the_output_of_a_start_is_not_that_of_an_earlier_one(tmp_path: Path):
+    log = tmp_path / "log"
+    log.write_text("rank : 1 (local_rank: 1)\n  exitcode : -9 (of an earlier start)\n")
+    child = Supervised(["echo", "new"], dict(os.environ), log, print)
+    assert child.wait() == 0
+    assert child.output() == ["new"]
+    assert log.read_text().startswith("rank : 1")

@@ -94,10 +94,9 @@ def test_how_often_a_run_is_looked_at_does_not_decide_its_weights():
     assert train_key(tiny_run(train__steps=70)) != train_key(tiny_run(train__steps=80))
 
 
-def test_the_rank_that_a_signal_ended_is_found_in_the_summary(tmp_path: Path):
-    log = tmp_path / "train.log"
+def test_the_rank_that_a_signal_ended_is_found_in_the_summary():
     one = "  rank      : {} (local_rank: {})\n  exitcode  : {} (pid: 7) {}\n"
-    log.write_text("noise\n" + one.format(0, 0, 1, "") + one.format(1, 1, -9, "(SIGKILL)") + one.format(2, 2, -15, ""))
-    assert killed_rank(log) == (1, 9)
-    log.write_text(one.format(0, 0, 1, "") + one.format(1, 1, -15, ""))
-    assert killed_rank(log) is None
+    log = "noise\n" + one.format(0, 0, 1, "") + one.format(1, 1, -9, "(SIGKILL)") + one.format(2, 2, -15, "")
+    assert killed_rank(log.splitlines()) == (1, 9)
+    log = one.format(0, 0, 1, "") + one.format(1, 1, -15, "")
+    assert killed_rank(log.splitlines()) is None
