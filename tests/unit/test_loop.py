@@ -151,6 +151,7 @@ def test_the_loop_equals_plain_pytorch_with_the_whole_batch_at_once(folder: RunF
 DEEPSPEED_FIT = """
 import sys
 from pathlib import Path
+from torch.distributed import destroy_process_group
 from configs.folder import RunFolder
 from configs.load import read
 from tests.tiny import BEGINNING, make_trainer
@@ -163,7 +164,7 @@ world = World.join(run.world)
 trainer = make_trainer(run, folder, world)
 fit(trainer, BEGINNING, StopRequest())
 trainer.tracker.finish("completed")
-torch.distributed.destroy_process_group()
+destroy_process_group()
 """
 
 

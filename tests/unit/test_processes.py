@@ -202,10 +202,9 @@ def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path):
 
 def test_the_last_lines_of_a_log_explain_an_end_that_nobody_foresaw(tmp_path: Path):
     log = tmp_path / "log"
-    log.write_bytes(b"".join(b"line %d\n" % n for n in range(100)) + b"\xff\n")
-    lines = last_lines(log.read_text().splitlines(), log).splitlines()
+    lines = last_lines([f"line {n}" for n in range(100)], log).splitlines()
     assert lines[0].endswith(f"the last lines of {log}:")
-    assert lines[1] == "line 81"
+    assert lines[1] == "line 80"
     assert len(lines) == 21
 
 
