@@ -1,6 +1,7 @@
 """Our side of the loop cases: `trainer.loop.fit` as `python -m trainer` calls it, started over for each round."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -9,8 +10,7 @@ from benchmarks.harness import Round, Stopwatch
 from configs.folder import RunFolder
 from configs.load import read
 from configs.stages import train_key
-from data.manifest import read_manifest
-from data.shards import ShardReader
+from data.dataset import open_dataset
 from trainer.checkpoint import Checkpointer, Stateful, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -41,8 +41,9 @@ class Trainworks:
         self.run = read(self.folder.config)
         self.stop = StopRequest()
         self.world = World.join(self.run.world)
-        manifest = read_manifest(self.folder.manifest)
-        self.reader = ShardReader(self.folder.data, manifest.splits["train"].shards, tuple(manifest.fields))
+        data = open_dataset(self.run, self.folder)
+        manifest = data.manifest
+        self.data = replace(data, readers={"train": data.readers["train"]})  # so that nothing validates
         self.task = build_task(self.run, manifest)
         seed_all(self.run.seed)
         self.engines, self.frozen = build_engines(self.task, self.run, self.world)
@@ -59,7 +60,7 @@ class Trainworks:
         tracker = open_tracker(self.run, folder, "train", rank=0)
         finish = FinishLine(folder.train, self.world, self.origin)
         trainer = Trainer(
-            self.run, self.task, self.engines, self.frozen, self.reader, None, self.world, finish, tracker
+            self.run, self.task, self.engines, self.frozen, self.data, self.world, finish, tracker
         )
         state = TrainState(step=0, position=0, samples_digest="00" * 32)
         finish.watch.start()

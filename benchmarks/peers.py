@@ -15,8 +15,11 @@ from benchmarks.harness import Round, Stopwatch
 from configs.folder import RunFolder
 from configs.load import read
 from configs.schema import RunConfig
+from data.dataset import order_of
 from data.manifest import Manifest, read_manifest
-from data.shards import Sampler, ShardReader, decode
+from data.order import Sampler
+from data.samples import decode
+from data.shards import ShardReader
 from tests.peers import gpt2_weights
 from trainer.checkpoint import weights
 from trainer.distributed import seed_all
@@ -35,7 +38,7 @@ def open_run(path: Path) -> tuple[RunConfig, Manifest, RunFolder]:
 def build_decoder(run: RunConfig, manifest: Manifest) -> Decoder:
     """Our network with the weights that our side starts from."""
     seed_all(run.seed)
-    vocabulary = manifest.tokenizer.vocabulary_size
+    vocabulary = manifest.text.vocabulary_size
     return Decoder(run.task.model, vocabulary_size=vocabulary, context_tokens=manifest.block_tokens)
 
 
@@ -44,15 +47,14 @@ def read_blocks(run: RunConfig, manifest: Manifest, folder: RunFolder) -> tuple[
 
     The last block may be short: its end is filled up with tokens 0 and targets IGNORE, as our task does.
     """
-    reader = ShardReader(folder.data, manifest.splits["train"].shards, tuple(manifest.fields))
+    reader = ShardReader(folder.data, manifest.splits["train"].shards, manifest.fields)
     tokens = np.zeros((len(reader), manifest.block_tokens), np.int64)
     targets = np.full_like(tokens, IGNORE)
     for row, sample in enumerate(reader):
         ids = decode(sample)["tokens"]
         tokens[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
     batch = run.train.global_batch_samples
-    window = run.data.shuffle_window_samples
-    sampler = Sampler(reader.sizes, seed=run.seed, window=window, micro=batch, rank=0, world=1)
+    sampler = Sampler(order_of(run, folder, manifest), micro=batch, rank=0, world=1)
     order = [sampler.at(position) for position in range(run.train.steps * batch)]
     return torch.from_numpy(tokens), torch.from_numpy(targets), order
 
@@ -159,7 +161,7 @@ def build_gpt2(run: RunConfig, manifest: Manifest) -> Any:
 
     shape = run.task.model
     config = GPT2Config(
-        vocab_size=manifest.tokenizer.vocabulary_size,
+        vocab_size=manifest.text.vocabulary_size,
         n_positions=manifest.block_tokens,
         n_embd=shape.width,
         n_layer=shape.num_layers,
@@ -170,8 +172,8 @@ def build_gpt2(run: RunConfig, manifest: Manifest) -> Any:
         embd_pdrop=shape.dropout,
         attn_pdrop=shape.dropout,
         use_cache=False,
-        bos_token_id=manifest.tokenizer.end_of_document_id,
-        eos_token_id=manifest.tokenizer.end_of_document_id,
+        bos_token_id=manifest.text.end_of_document_id,
+        eos_token_id=manifest.text.end_of_document_id,
     )
     return GPT2LMHeadModel(config)
 

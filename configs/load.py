@@ -69,7 +69,8 @@ def validate(tree: Tree, origins: Mapping[Location, str] | None = None) -> RunCo
     try:
         return RunConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        problems = [_describe(detail, tree, origins or {}) for detail in error.errors()]
+        details = [each for each in error.errors() if not _echo(each)]
+        problems = [_describe(detail, tree, origins or {}) for detail in details]
         faulty = {_plain_location(each["loc"], tree) for each in error.errors() if each["type"] != "value_error"}
         for location, problem in _broken_rules(RunConfig, tree, faulty):
             if not any(problem in known for known in problems):
@@ -102,11 +103,11 @@ def explain(run: RunConfig) -> str:
     """The resolved run as YAML, each field with its meaning and unit, and the derived numbers."""
     lines = list(_explain(run, 0))
     world, train = run.world, run.train
-    tokens = train.global_batch_samples * run.data.block_tokens
+    tokens = train.global_batch_samples * getattr(run.data, "block_tokens", 0)  # images have none
     lines += [
         "# derived",
         f"#   accumulation: {run.accumulation} micro-batches per rank per step",
-        f"#   tokens per step: {tokens:,}; tokens in all: {tokens * train.steps:,}",
+        *([f"#   tokens per step: {tokens:,}; tokens in all: {tokens * train.steps:,}"] if tokens else []),
         f"#   ranks: {world.processes} x {world.micro_batch_samples} samples x {run.accumulation} accumulation",
     ]
     return "\n".join(lines) + "\n"
@@ -119,7 +120,7 @@ def _explain(config: BaseModel, depth: int) -> Iterator[str]:
             yield f"{pad}{name}:" + (f"  # {_first_line(type(value).__doc__)}" if type(value).__doc__ else "")
             yield from _explain(value, depth + 1)
         else:
-            plain = list(value) if isinstance(value, tuple) else value
+            plain = config.model_dump(mode="json", include={name})[name]
             text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
             text = text.removesuffix("\n...\n")
             yield f"{pad}{name}: {text.strip()}" + (
@@ -208,6 +209,11 @@ def _error(problems: list[str]) -> ConfigError:
     return ConfigError(f"the configuration has {count}:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
+def _echo(detail: Any) -> bool:
+    """A list too short because its faulty items, each reported itself, were not counted."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+
+
 def _place(location: Location, origins: Mapping[Location, str], name: str | None = None) -> str:
     known = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), None)
     name = name or ".".join(part for part in location if part)
@@ -240,11 +246,16 @@ def _describe(detail: Any, tree: Tree, origins: Mapping[Location, str]) -> str:
 def _plain_location(location: tuple[Any, ...], tree: Any) -> Location:
     """Without the union tags that pydantic puts between keys."""
     plain: list[str] = []
-    for part in location:
-        if isinstance(tree, dict) and part not in tree and tree.get("kind") == part:
+    tagged = False
+    for place, part in enumerate(location):
+        more = place + 1 < len(location)
+        if not tagged and isinstance(tree, dict) and tree.get("kind") == part and (part not in tree or more):
+            tagged = True  # a section may have a key of the same name, which comes after the tag
             continue
         plain.append(str(part))
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        inside = isinstance(tree, dict) or (isinstance(tree, list) and isinstance(part, int))
+        tree = tree[part] if inside and (isinstance(tree, list) or part in tree) else None
+        tagged = False
     return tuple(plain)
 
 

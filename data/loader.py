@@ -6,19 +6,42 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from configs.errors import DamageError
-from data.shards import Positioned, Sampler, ShardReader, decode
+from data.order import Sampler
+from data.packing import document_ids
+from data.samples import decode
+from data.shards import ShardReader
 
 Sample = dict[str, Any]
 BatchT = TypeVar("BatchT")
 
 
+class Positioned:
+    """Decoded samples by (position, id): what a DataLoader indexes."""
+
+    def __init__(self, reader: ShardReader, end: int | None) -> None:
+        self.reader, self.end = reader, end
+
+    def __getitem__(self, place: tuple[int, int]) -> Sample:
+        position, index = place
+        sample = {"position": position, "id": index} | decode(self.reader[index])
+        if self.end is not None:
+            sample["documents"] = document_ids(sample["tokens"], self.end)
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+
 def loader(
-    reader: ShardReader, sampler: Sampler, collate: Callable[[Sequence[Sample]], BatchT], *, workers: int
+    reader: ShardReader, sampler: Sampler, collate: Callable[[Sequence[Sample]], BatchT], *, workers: int, end: int | None = None
 ) -> Iterator[BatchT]:
-    """Endless batches; the same ones for any number of worker processes. Raises DamageError."""
+    """Endless batches; the same ones for any number of worker processes. Raises DamageError.
+
+    `end` is the token after each document, when samples are to say which document each token is of.
+    """
     return _with_plain_errors(
         DataLoader(
-            Positioned(reader),  # type: ignore[arg-type]  # indexed by (position, id)
+            Positioned(reader, end),  # type: ignore[arg-type]  # indexed by (position, id)
             batch_sampler=sampler,  # type: ignore[arg-type]  # endless, so without a length
             collate_fn=collate,
             num_workers=workers,

@@ -1,49 +1,114 @@
 """What a prepared data set says of itself: the file that is written last and checked first."""
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from configs.errors import DamageError
+from configs.dataset import SplitConfig
+from configs.errors import ConfigError, DamageError
 from configs.folder import digest, file_digest
 from configs.stages import read_record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+ASSIGNMENTS = "assignments.parquet"
+CARD = "card.html"
 
 
-class Record(BaseModel):
+class Part(BaseModel):
     """Frozen and closed, as configs are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Shard(Record):
-    """One tar of samples and its offset index."""
+class Shard(Part):
+    """One tar of samples and its index of offsets and checksums."""
 
     name: str
-    sha256: str
+    blake3: str
     bytes: int
     samples: int
-    index_sha256: str
+    index_blake3: str
+    part: str = ""
+    """The part of a mixture that its samples are of"""
 
 
-class Split(Record):
-    """One split's shards and what they hold."""
+class PixelSums(Part):
+    """Sums over all pixels of a split, per channel and exact, so that those of several splits add up."""
+
+    count: int
+    """Pixels"""
+    sums: tuple[int, ...]
+    square_sums: tuple[int, ...]
+
+    def __add__(self, other: "PixelSums") -> "PixelSums":
+        return PixelSums(
+            count=self.count + other.count,
+            sums=_added(self.sums, other.sums),
+            square_sums=_added(self.square_sums, other.square_sums),
+        )
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, on the scale 0..1."""
+        return tuple(total / self.count / 255 for total in self.sums)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, on the scale 0..1; the variance is taken of integers, so nothing cancels."""
+        pairs = zip(self.sums, self.square_sums, strict=True)
+        return tuple((self.count * squares - total * total) ** 0.5 / self.count / 255 for total, squares in pairs)
+
+
+def _added(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+class Labels(Part):
+    """The class of each sample of a split, as numbers in a .npy file."""
+
+    file: str
+    blake3: str
+
+
+class Split(Part):
+    """One split's or fold's shards and what they hold."""
 
     documents: int
-    tokens: int
-    """Tokens to predict, end-of-document tokens among them"""
+    """Documents or images, copies not counted"""
     bytes: int
-    """UTF-8 bytes of the normalised documents"""
-    words: int
-    """Runs of characters between white space"""
+    """UTF-8 bytes of the cleaned documents, or bytes of the stored images"""
     samples: int
     shards: tuple[Shard, ...]
+    tokens: int = 0
+    """Tokens to predict, end-of-document tokens among them"""
+    words: int = 0
+    """Runs of characters between white space"""
+    unknown_tokens: int = 0
+    """Tokens that stand for what the vocabulary does not have"""
+    cut_tokens: int = 0
+    """Tokens past the end of a block, left out where one document is one sample"""
+    classes: dict[str, int] = {}
+    """Samples of each class, copies among them"""
+    labels: tuple[Labels, ...] = ()
+    pixels: PixelSums | None = None
+
+    def __add__(self, other: "Split") -> "Split":
+        counts = ("documents", "bytes", "samples", "tokens", "words", "unknown_tokens", "cut_tokens")
+        return Split(
+            **{name: getattr(self, name) + getattr(other, name) for name in counts},
+            shards=self.shards + other.shards,
+            classes={name: self.classes[name] + other.classes[name] for name in self.classes},
+            labels=self.labels + other.labels,
+            pixels=self.pixels + other.pixels if self.pixels and other.pixels else None,
+        )
 
 
-class TokenizerRecord(Record):
+class TokenizerRecord(Part):
     """Which tokenizer made the shards."""
 
     file: str
@@ -51,33 +116,88 @@ class TokenizerRecord(Record):
     vocabulary_size: int
     end_of_document: str
     end_of_document_id: int
+    special: dict[str, int] = {}
+    """Ids of all special tokens by what they are for"""
 
 
-class SourceRecord(Record):
+class ImagesRecord(Part):
+    """What every image is."""
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    """Of the train split, per channel, on the scale 0..1"""
+    std: tuple[float, ...]
+
+
+class SourceRecord(Part):
     """What was read."""
 
     description: str
     files: int
     bytes: int
     documents: int
-    sha256: str
+    digest: str
+    """Digest of the pieces' BLAKE3 digests over every raw byte"""
+    part: str = ""
+    weight: float | None = None
+    repeat: int | None = None
 
 
-class Manifest(Record):
+class Manifest(Part):
     """The whole data set; `digest` covers all other fields."""
 
     schema_version: int
     digest: str
+    kind: str
+    """text or images"""
     config: str
     """Digest of the `data` section that made it"""
-    source: SourceRecord
-    tokenizer: TokenizerRecord
-    block_tokens: int
-    fields: dict[str, str]
-    """Each sample's fields and how their bytes are decoded"""
+    sources: tuple[SourceRecord, ...]
+    tokenizer: TokenizerRecord | None = None
+    images: ImagesRecord | None = None
+    block_tokens: int = 0
+    document_ids: bool = False
+    fields: tuple[str, ...]
+    """Each sample's fields, by file extension"""
+    classes: tuple[str, ...] = ()
+    """Their names; a label is a place in this list"""
     splits: dict[str, Split]
     dropped: dict[str, int]
     """Documents left out, by reason"""
+    near_duplicate_rate: float | None = None
+    """Share of documents that were nearly equal to an earlier one, where that was looked for"""
+    checks: dict[str, int]
+    """What was looked for in two splits at once, and how often it was found"""
+    statistics: str = ""
+    """BLAKE3 of statistics.json, from which the data card is drawn"""
+
+    def view(self, splits: SplitConfig) -> "Manifest":
+        """The same data set with splits named train, validation and test; folds but the held-out one train."""
+        folds = sorted((name for name in self.splits if name.startswith("fold-")), key=lambda name: int(name[5:]))
+        if not folds:
+            return self
+        assert splits.folds
+        held_out = f"fold-{splits.folds.held_out}"
+        if held_out not in folds:
+            raise ConfigError(f"data.splits.folds.held_out: {held_out} is not one of {', '.join(folds)}")
+        train = reduce(Split.__add__, (self.splits[name] for name in folds if name != held_out))
+        images = self.images
+        if images and train.pixels:
+            images = images.model_copy(update={"mean": train.pixels.mean, "std": train.pixels.std})
+        roles = {"train": train, "validation": self.splits[held_out], "test": self.splits["test"]}
+        return self.model_copy(update={"splits": roles, "images": images})
+
+    @property
+    def text(self) -> TokenizerRecord:
+        """The tokenizer of a text data set."""
+        assert self.tokenizer, "the task reads text, so that the configuration is refused without it"
+        return self.tokenizer
+
+    def weights(self) -> Mapping[str, float | None]:
+        """Each part's weight, None where parts are mixed by repeat count or there is one source."""
+        return {source.part: source.weight for source in self.sources}
 
 
 def content_digest(manifest: Manifest) -> str:
@@ -102,10 +222,15 @@ def read_manifest(path: Path) -> Manifest:
         raise DamageError(f"{path} is not a manifest: {where}: {first['msg']}; remove it and prepare again") from None
     if content_digest(manifest) != manifest.digest:
         raise DamageError(f"{path} was changed after it was written (its digest differs); remove it and prepare again")
-    tokenizer = path.parent / manifest.tokenizer.file
-    if not tokenizer.exists() or file_digest(tokenizer) != manifest.tokenizer.sha256:
+    if manifest.tokenizer:
+        _check_tokenizer(path, manifest.tokenizer)
+    return manifest
+
+
+def _check_tokenizer(path: Path, record: TokenizerRecord) -> None:
+    tokenizer = path.parent / record.file
+    if not tokenizer.exists() or file_digest(tokenizer) != record.sha256:
         raise DamageError(
             f"{tokenizer} is not the tokenizer that made the shards beside it (the manifest's sha256 is "
-            f"{manifest.tokenizer.sha256[:12]}...); put that one back, or remove {path.name} and prepare again"
+            f"{record.sha256[:12]}...); put that one back, or remove {path.name} and prepare again"
         )
-    return manifest

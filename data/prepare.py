@@ -1,40 +1,28 @@
-"""Command: source -> tokenizer, shards, manifest. Run as `python -m data.prepare RUN_FOLDER`."""
+"""Command: source -> tokenizer, shards, manifest, card. Run as `python -m data.prepare RUN [PHASE [PART/PARTS]]`."""
 
-import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict
 
-import numpy as np
-from tokenizers import Tokenizer
-
-from configs.errors import DataError
-from configs.folder import RunFolder, digest, file_digest, locked, write_atomic, write_json
+from configs.dataset import TextData
+from configs.errors import DataError, UserError
+from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
-from configs.schema import DataConfig, RunConfig
-from configs.stages import complete, data_key
-from data.journal import Journal, Place, Stream
-from data.manifest import (
-    SCHEMA_VERSION,
-    Manifest,
-    Shard,
-    SourceRecord,
-    Split,
-    TokenizerRecord,
-    content_digest,
-    read_manifest,
-)
-from data.progress import Progress, rate, say
-from data.shards import ShardWriter, encode_array, index_path
-from data.sources import Source, open_source
-from data.splits import SPLITS, assign
-from data.text import build_tokenizer, encode, id_of, normalise, pack, vocabulary_size
+from configs.schema import RunConfig
+from configs.stages import complete
+from data.decide import decide
+from data.encoding import encode_piece, make_tokenizer
+from data.finishing import finish_dataset, split_names
+from data.kept import trains
+from data.manifest import ASSIGNMENTS, read_manifest
+from data.overlap import find_overlap, hash_tests, merge_tests
+from data.progress import say
+from data.reading import facts_of, placement_examples, read_piece
+from data.remote import remove_published
+from data.units import Phase, Share, workers
+from data.work import Work
+from data.writing import make_plan, plan_of, write_shard
 
-FIELDS = {"tokens.npy": "npy"}
-JOURNAL, CACHE = "journal.jsonl", ".cache"  # gone when all is complete
+ALONE = Share()
 
 
 def prepare(run: RunConfig, folder: RunFolder) -> None:
@@ -44,180 +32,157 @@ def prepare(run: RunConfig, folder: RunFolder) -> None:
     """
     with locked(folder.data):
         if not complete("prepare", run, folder):
-            source = open_source(run.data.source)
-            key = digest([data_key(run), source.sha256, tokenizer_digest(run.data)])
-            journal = Journal(folder.data / JOURNAL, key)
-            say("prepare", f"{source.description}: {len(source.files)} files, {source.bytes / 1e6:.1f} MB")
-            manifest = Preparation(run, folder, source, journal, folder.data / CACHE).make()
-            shutil.rmtree(folder.data / CACHE, ignore_errors=True)
-            write_json(folder.manifest, manifest.model_dump(mode="json"))
-        (folder.data / JOURNAL).unlink(missing_ok=True)
-        read_manifest(folder.manifest)  # the tokenizer may have been changed since
+            work = Work(run, folder)
+            for phase in PHASES.values():
+                phase(work, ALONE)
+        work = Work(run, folder)
+        manifest = read_manifest(folder.manifest)  # the tokenizer may have been changed since
+        if run.data.store:
+            remove_published(folder, manifest)
+        work.remove()
         say("prepare", f"complete: {complete('prepare', run, folder)}")
 
 
-def tokenizer_digest(config: DataConfig) -> str | None:
-    """Digest of a tokenizer file that the config names."""
-    path = Path(getattr(config.tokenizer, "path", ""))
-    return file_digest(path) if path.is_file() else None
+def prepare_phase(run: RunConfig, folder: RunFolder, phase: str, share: Share) -> None:
+    """One phase, or one pod's share of its units: pods share the folder, and no unit."""
+    if not complete("prepare", run, folder):
+        work = Work(run, folder)
+        with locked(work.locks / f"{phase}-{share.part}-of-{share.parts}"):
+            PHASES[phase](work, share)
 
 
-@dataclass
-class Plan:
-    """Which split each document of the source belongs to, and what the splits hold."""
-
-    splits: list[str | None] = field(default_factory=list)
-    documents: Counter[str] = field(default_factory=Counter)
-    bytes: Counter[str] = field(default_factory=Counter)
-    words: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+def main() -> int:
+    """The command line: a run folder, and for a pod a phase and its part of it."""
+    if not sys.argv[2:]:
+        return stage_main("prepare", prepare)
+    return stage_main("prepare", lambda run, folder: prepare_phase(run, folder, *asked(sys.argv[2:])))
 
 
-def survey(documents: Iterator[str], config: DataConfig, name: str) -> Plan:
-    """Read everything once: assign documents to splits and count. Raises DataError when a split would be empty."""
-    plan = Plan()
-    for text in documents:
-        if not text:
-            plan.splits.append(None)
-            plan.dropped["empty"] += 1
-            continue
-        split = assign(text, config.splits)
-        plan.splits.append(split)
-        plan.documents[split] += 1
-        plan.bytes[split] += len(text.encode())
-        plan.words[split] += len(text.split())
-    total = sum(plan.documents.values())
-    if not total:
-        raise DataError(f"{name}: no document with text in it ({plan.dropped['empty']} empty ones)")
-    wanted = {"train": 1.0, "validation": config.splits.validation, "test": config.splits.test}
-    if missing := [split for split in SPLITS if wanted[split] and not plan.documents[split]]:
-        documents_are = "1 document leaves" if total == 1 else f"{total} documents leave"
-        finer = "smaller documents (data.source.document: paragraph or line), " if total < 20 else ""
+def asked(words: list[str]) -> tuple[str, Share]:
+    """The phase and part that the command line names. Raises UserError."""
+    try:
+        part, parts = map(int, (words[1] if len(words) > 1 else "1/1").split("/"))
+        if words[0] in PHASES and 1 <= part <= parts and (parts == 1 or words[0] in SHARED):
+            return words[0], Share(part - 1, parts)
+    except ValueError:
+        pass
+    raise UserError(
+        f"got {' '.join(words)!r}; expected a phase ({', '.join(PHASES)}), "
+        f"and for {', '.join(SHARED)} a part such as 1/4"
+    )
+
+
+# --- phases, in order; each finds done what an interrupted one left ---
+
+
+def plan_pieces(work: Work, share: Share) -> None:
+    """List the sources' pieces: what all other phases share."""
+    went_on = work.begin()
+    for source in work.sources:
+        say("prepare", f"{source.description}: {source.files} files, {source.bytes / 1e6:.1f} MB")
+    if went_on:
+        say("prepare", "going on after an interruption")
+
+
+def read_pieces(work: Work, share: Share) -> None:
+    _run_units(work, share, Phase("read", read_piece, _pieces, "pieces read"))
+
+
+def decide_all(work: Work, share: Share) -> None:
+    """Duplicates, splits and folds over all pieces at once."""
+    if work.decision.exists():
+        return
+    say("prepare", "looking for duplicates and assigning splits")
+    text = work.run.data.text if isinstance(work.run.data, TextData) else None
+    decision = decide(
+        facts_of(work),
+        work.placements,
+        work.run.data.splits,
+        text.near_duplicates if text else None,
+        deduplicate=bool(text and text.deduplicate),
+        work=work.path,
+        assignments=work.folder.data / ASSIGNMENTS,
+        name=" and ".join(source.description for source in work.sources),
+    )
+    classes = sorted({name for split in decision.splits.values() for name in split.classes})
+    examples = placement_examples(work, set(decision.dropped))
+    write_json(work.decision, asdict(decision) | {"classes": classes, "examples": examples})
+
+
+def drop_overlap(work: Work, share: Share) -> None:
+    """Training documents that share n-grams with the test split."""
+    if not isinstance(work.run.data, TextData) or work.run.data.text.decontaminate is None:
+        return
+    _run_units(work, share, Phase("tests", hash_tests, _pieces, "pieces of tests hashed"))
+    if not (work.path / "tests.npy").exists():
+        merge_tests(work)
+    _run_units(work, share, Phase("overlap", find_overlap, _pieces, "pieces compared with the tests"))
+
+
+def train_tokenizer(work: Work, share: Share) -> None:
+    if work.run.data.kind == "text":
+        make_tokenizer(work)
+
+
+def encode_pieces(work: Work, share: Share) -> None:
+    if work.run.data.kind == "text":
+        _run_units(work, share, Phase("encode", encode_piece, _pieces, "pieces encoded"))
+
+
+def plan_shards(work: Work, share: Share) -> None:
+    """Which samples stand in which shard."""
+    if not work.plan.exists():
+        _require_a_block(work)
+        make_plan(work, split_names(work.run.data.splits))
+
+
+def write_shards(work: Work, share: Share) -> None:
+    _run_units(work, share, Phase("write", write_shard, lambda work: len(plan_of(work.plan).shards), "shards written"))
+
+
+def finish(work: Work, share: Share) -> None:
+    """Labels, statistics, card, and the manifest, last."""
+    finish_dataset(work)
+
+
+PHASES = {
+    "plan": plan_pieces,
+    "read": read_pieces,
+    "decide": decide_all,
+    "overlap": drop_overlap,
+    "tokenizer": train_tokenizer,
+    "encode": encode_pieces,
+    "cut": plan_shards,
+    "write": write_shards,
+    "finish": finish,
+}
+SHARED = ("read", "encode", "write")
+"""Phases whose units several pods may divide"""
+
+
+def _run_units(work: Work, share: Share, phase: Phase) -> None:
+    with workers(work, work.run.world.prepare_workers) as hands:
+        hands.run(phase, share)
+
+
+def _pieces(work: Work) -> int:
+    return len(work.pieces)
+
+
+def _require_a_block(work: Work) -> None:
+    """A train split that does not fill one block trains nothing."""
+    data = work.run.data
+    if not isinstance(data, TextData) or data.packing == "document":
+        return
+    records = [work.record("encode", number)["splits"] for number in range(len(work.pieces))]
+    tokens = sum(r["tokens"] for each in records for name, r in each.items() if trains(name))
+    if tokens < data.block_tokens:
+        name = " and ".join(source.description for source in work.sources)
         raise DataError(
-            f"{name}: {documents_are} the {' and '.join(missing)} split empty; try {finer}"
-            f"another data.splits.seed than {config.splits.seed}, or other shares"
+            f"{name}: the train split has {tokens} tokens, fewer than one block of data.block_tokens="
+            f"{data.block_tokens}; add text or choose a smaller block"
         )
-    return plan
-
-
-@dataclass
-class Preparation:
-    """One data set in the making: what is read, where it goes, and how far it has come."""
-
-    run: RunConfig
-    folder: RunFolder
-    source: Source
-    journal: Journal
-    cache: Path
-
-    def make(self) -> Manifest:
-        """Survey, tokenizer, shards of each split; returns the manifest to write."""
-        config = self.run.data
-        plan = survey(self.documents(), config, self.source.description)
-        tokenizer, end = self.tokenizer(plan)
-        splits = {name: self.write_split(name, plan, tokenizer, end) for name in SPLITS if plan.documents[name]}
-        if splits["train"].tokens < config.block_tokens:
-            raise DataError(
-                f"{self.source.description}: the train split has {splits['train'].tokens} tokens, fewer than one block "
-                f"of data.block_tokens={config.block_tokens}; add text or choose a smaller block"
-            )
-        _remove_strangers(self.folder, splits)
-        return self.manifest(plan, tokenizer, end, splits)
-
-    def documents(self) -> Iterator[str]:
-        """The source's documents, normalised; empty ones too, so that places stay."""
-        return (normalise(text, self.run.data.text) for text in self.source.documents(self.cache))
-
-    def of_split(self, name: str, plan: Plan) -> Iterator[str]:
-        return (text for text, split in zip(self.documents(), plan.splits, strict=True) if split == name)
-
-    def tokenizer(self, plan: Plan) -> tuple[Tokenizer, str]:
-        """The tokenizer that the journal names, or a new one, and its end-of-document token."""
-        path, config = self.folder.tokenizer, self.run.data.tokenizer
-        if (end := self.journal.tokenizer(path)) is not None:
-            return Tokenizer.from_file(str(path)), end
-        say("prepare", "training the tokenizer" if config.kind == "bpe" else "loading the tokenizer")
-        tokenizer, end = build_tokenizer(config, self.of_split("train", plan))
-        write_atomic(path, tokenizer.to_str(pretty=True))
-        self.journal.add_tokenizer(path, end)
-        return tokenizer, end
-
-    def write_split(self, name: str, plan: Plan, tokenizer: Tokenizer, end: str) -> Split:
-        """Encode, pack and write one split, from the first shard that the journal does not hold."""
-        config, end_id = self.run.data, id_of(tokenizer, end)
-        done = self.journal.shards(name)
-        shards = [shard for shard, _ in done]
-        place = done[-1][1] if done else Place(context=end_id)
-        dtype = np.dtype("<u2" if vocabulary_size(tokenizer) <= 2**16 else "<u4")
-        stream = Stream(encode(tokenizer, islice(self.of_split(name, plan), place.document, None), end_id), place)
-        progress = Progress("prepare", plan.documents[name], f"{name} documents", start=place.document)
-        writer: ShardWriter | None = None
-        samples = sum(shard.samples for shard in shards)
-        for block in pack(stream, length=config.block_tokens, context=place.context):
-            writer = writer or ShardWriter(self.folder.data / f"{name}-{len(shards):05d}.tar", tuple(FIELDS))
-            writer.write(f"{name}-{samples:09d}", {"tokens.npy": encode_array(block.astype(dtype))})
-            samples += 1
-            stream.take(block)
-            if samples % config.shard_samples == 0:
-                shards.append(self.finish(writer, name, stream.place))
-                writer = None
-            if progress.due():
-                pace = progress.per_s(stream.place.tokens - place.tokens)
-                progress.show(stream.place.document, rate(pace, "tokens"))
-        if writer:
-            shards.append(self.finish(writer, name, stream.place))
-        return Split(
-            documents=plan.documents[name],
-            tokens=stream.place.tokens,
-            bytes=plan.bytes[name],
-            words=plan.words[name],
-            samples=samples,
-            shards=tuple(shards),
-        )
-
-    def finish(self, writer: ShardWriter, split: str, place: Place) -> Shard:
-        """Close a shard and note in the journal where to go on after it."""
-        shard = writer.close()
-        self.journal.add_shard(split, shard, place)
-        return shard
-
-    def manifest(self, plan: Plan, tokenizer: Tokenizer, end: str, splits: dict[str, Split]) -> Manifest:
-        """The record of it all, with its digest."""
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            digest="",
-            config=data_key(self.run),
-            source=SourceRecord(
-                description=self.source.description,
-                files=len(self.source.files),
-                bytes=self.source.bytes,
-                documents=sum(plan.documents.values()),
-                sha256=self.source.sha256,
-            ),
-            tokenizer=TokenizerRecord(
-                file=self.folder.tokenizer.name,
-                sha256=file_digest(self.folder.tokenizer),
-                vocabulary_size=vocabulary_size(tokenizer),
-                end_of_document=end,
-                end_of_document_id=id_of(tokenizer, end),
-            ),
-            block_tokens=self.run.data.block_tokens,
-            fields=FIELDS,
-            splits=splits,
-            dropped=dict(plan.dropped),
-        )
-        return manifest.model_copy(update={"digest": content_digest(manifest)})
-
-
-def _remove_strangers(folder: RunFolder, splits: dict[str, Split]) -> None:
-    """Shards of an earlier, abandoned configuration."""
-    shards = [folder.data / shard.name for split in splits.values() for shard in split.shards]
-    known = {*shards, *map(index_path, shards)}
-    for pattern in ("*.tar", "*.tar.index.npy", "*.part"):
-        for path in folder.data.glob(pattern):
-            if path not in known:
-                path.unlink()
 
 
 if __name__ == "__main__":
-    sys.exit(stage_main("prepare", prepare))
+    sys.exit(main())

@@ -1,16 +1,47 @@
-"""Train, validation and test by stable hash: adding documents never moves an old one, equal ones stay together."""
+"""Splits and folds by stable hash: adding documents never moves an old one, equal ones and groups stay together."""
 
 import hashlib
 
-from configs.schema import SplitConfig
+from configs.dataset import SplitConfig
 
 SPLITS = ("train", "validation", "test")
+PLACES = 1 << 64
+
+
+def place(key: bytes, seed: int) -> int:
+    """Where on a line of 2^64 places a sample stands, uniform: from its group if it has one, else from its content."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0".encode() + key).digest()[:8], "big")
+
+
+def bounds(config: SplitConfig) -> list[tuple[str, int]]:
+    """Splits in the order in which they cover the line, each with the place at which it ends; a share of 0 has none.
+
+    Test comes first, so that neither folds nor another validation share move a sample into it or out of it.
+    """
+    if config.folds:
+        count, rest = config.folds.count, 1 - config.test
+        inner = [(f"fold-{fold}", config.test + rest * (fold + 1) / count) for fold in range(count - 1)]
+        last = f"fold-{count - 1}"
+    else:
+        inner = [("validation", config.test + config.validation)] if config.validation else []
+        last = "train"
+    return [("test", int(config.test * PLACES)), *((name, int(end * PLACES)) for name, end in inner), (last, PLACES)]
+
+
+def shares(config: SplitConfig) -> dict[str, float]:
+    """Each split's share of the samples, in the order of `bounds`."""
+    start, widths = 0, {}
+    for name, end in bounds(config):
+        widths[name] = (end - start) / PLACES
+        start = end
+    return widths
+
+
+def split_of(place: int, config: SplitConfig) -> str:
+    """train, validation or test; with folds test or fold-0, fold-1... of equal widths."""
+    return next(name for name, end in bounds(config) if place < end)
 
 
 def assign(text: str, config: SplitConfig) -> str:
-    """The split of a document, a function of its text and the seed alone."""
-    key = f"{config.seed}\0".encode() + text.encode("utf-8", "surrogatepass")
-    share = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64  # uniform in [0, 1)
-    if share < config.test:
-        return "test"
-    return "validation" if share < config.test + config.validation else "train"
+    """The split of a document without a group."""
+    return split_of(place(text.encode("utf-8", "surrogatepass"), config.seed), config)

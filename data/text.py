@@ -1,140 +1,138 @@
-"""Text to tokens: normalise, train or load a tokenizer, encode, pack into blocks."""
+"""Cleaning: raw text to the text that is tokenised. Take it out of its wrapper, mend it, bring it into one form."""
 
+import re
+import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from functools import cache
+from string import punctuation
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from configs.dataset import TextConfig
+from data import words
+from data.markup import encodable, unwrap
 
-from configs.errors import DataError
-from configs.schema import TextConfig, TokenizerFile, TrainedTokenizer
+_MARK_LIMIT = 256
+_ACCENTS = re.compile("[\u0300-\u036f]+")  # the marks of Latin, Greek and Cyrillic letters; others are letters' parts
+_PLAIN = str.maketrans(
+    dict.fromkeys("‘’‚‛′‹›", "'")
+    | dict.fromkeys("“”„‟″«»", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+    | {"\u2025": "..", "\u2026": "..."}
+)
 
-Ids = NDArray[np.int64]
-END_OF_DOCUMENT = "<|endoftext|>"
+
+def clean(text: str, config: TextConfig) -> str:
+    """The document as it is tokenised; the same text for the same configuration, whatever else is read.
+
+    The order: denoise, `normalise`, then numbers, stop words, stems or lemmas, which need the marks, capitals and
+    accents that the next ones take away: punctuation, lower case, accents, white space.
+    """
+    text = normalise(denoise(text, config), config)
+    same = text
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)  # a mark apart from its letter would end a word
+    if config.numbers == "words":
+        text = words.write_numbers(text, config.language)
+    if config.stop_words == "remove":
+        text = words.remove_stop_words(text, config.language)
+    if config.words != "keep":
+        change = words.stem if config.words == "stem" else words.lemmatise
+        text = change(text, config.language)
+    if config.punctuation == "ascii":
+        text = text.translate(_PLAIN)
+    elif config.punctuation == "remove":
+        text = remove_punctuation(text)
+    if config.lower_case:
+        text = text.lower()
+    if config.strip_accents and not text.isascii():
+        text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+    if config.white_space == "collapse":
+        text = " ".join(text.split())
+    return same if text is same else normalise(text, config)
 
 
 def normalise(text: str, config: TextConfig) -> str:
     """One Unicode form, \\n line ends, no byte-order mark; white space around the document goes."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize(config.unicode_form, text).strip()
+    if not text.isascii():
+        text = unicodedata.normalize(config.unicode_form, _with_short_runs_of_marks(encodable(text)))
+    return text.strip()
 
 
-def train_tokenizer(documents: Iterable[str], config: TrainedTokenizer) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al., 2016; Radford et al., 2019): every byte string has an encoding, none is lost."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+def denoise(text: str, config: TextConfig) -> str:
+    """The text without its wrapper, wrongly decoded characters and contractions, as far as the configuration asks."""
+    if not config.denoise:
+        return text
+    text = unwrap(text.removeprefix("\ufeff"), frozenset(config.denoise))
+    if "mojibake" in config.denoise and not text.isascii():
+        text = mend(text)
+    if "contractions" in config.denoise:
+        text = words.expand_contractions(text)
+    return text
+
+
+def mend(text: str) -> str:
+    """UTF-8 that was decoded as something else becomes what it was (ftfy), line by line; all else stays."""
+    import ftfy
+
+    return ftfy.fix_text(text, _mending())
+
+
+@cache
+def _mending() -> Any:
+    import ftfy
+
+    return ftfy.TextFixerConfig(
+        unescape_html=False,
+        remove_terminal_escapes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        fix_line_breaks=False,
+        fix_surrogates=False,
+        remove_control_chars=False,
+        normalization=None,
+        explain=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
 
 
-def load_tokenizer(path: Path, end_of_document: str) -> Tokenizer:
-    """A tokenizer.json whose vocabulary has the token that ends documents; raises DataError otherwise."""
-    if not path.is_file():
-        raise DataError(f"data.tokenizer.path: {path} does not exist")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"data.tokenizer.path: {path} is not a tokenizer.json: {error}") from None
-    if tokenizer.token_to_id(end_of_document) is None:
-        special = ", ".join(token.content for token in tokenizer.get_added_tokens_decoder().values()) or "none"
-        raise DataError(
-            f"data.tokenizer.end_of_document: {end_of_document!r} is not in the vocabulary of {path}; "
-            f"its special tokens are: {special}"
-        )
-    return tokenizer
+def remove_punctuation(text: str) -> str:
+    """No punctuation of Unicode or ASCII; between two words a space takes its place."""
+
+    def gap(match: re.Match[str]) -> str:
+        before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+        return " " if before and after and not before.isspace() and not after.isspace() else ""
+
+    return _punctuation().sub(gap, text)
 
 
-def build_tokenizer(config: TrainedTokenizer | TokenizerFile, documents: Iterable[str]) -> tuple[Tokenizer, str]:
-    """The tokenizer that the config asks for, and its end-of-document token."""
-    if isinstance(config, TokenizerFile):
-        return load_tokenizer(Path(config.path), config.end_of_document), config.end_of_document
-    return train_tokenizer(documents, config), END_OF_DOCUMENT
+@cache
+def _punctuation() -> re.Pattern[str]:
+    found = _ranges(
+        c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "P" or c in punctuation
+    )
+    return re.compile(f"[{found}][{found} \\t]*+")
 
 
-def id_of(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that the vocabulary has."""
-    found = tokenizer.token_to_id(token)
-    assert found is not None
-    return found
+def _with_short_runs_of_marks(text: str) -> str:
+    """Runs of combining marks, cut by U+034F: normal forms sort a run in quadratic time (UAX 15, section 13)."""
+    few, many = _runs_of_marks()
+    return many.sub("\\g<0>\u034f", text) if few.search(text[::32]) else text
 
 
-def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """One more than the largest id: a vocabulary may have holes."""
-    return max(tokenizer.get_vocab().values()) + 1
+@cache
+def _runs_of_marks() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """A run that is seen in every 32nd character, and a run of the limit with more of it to come."""
+    marks = _ranges(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c))
+    return re.compile(f"[{marks}]{{{_MARK_LIMIT // 32}}}"), re.compile(f"[{marks}]{{{_MARK_LIMIT}}}(?=[{marks}])")
 
 
-def encode(
-    tokenizer: Tokenizer, documents: Iterable[str], end: int, *, chunk_characters: int = 4 << 20
-) -> Iterator[Ids]:
-    """Each document's ids with `end` after it; special tokens spelled out in the text stay plain text.
-
-    Raises DataError when the tokenizer cannot encode a document, or finds its end-of-document token inside one.
-    """
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    chunk: list[str] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document)
-        if size >= chunk_characters:
-            yield from _encode(tokenizer, chunk, end)
-            chunk, size = [], 0
-    yield from _encode(tokenizer, chunk, end)
-
-
-def _encode(tokenizer: Tokenizer, chunk: list[str], end: int) -> Iterator[Ids]:
-    try:
-        encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
-    except Exception as error:  # the library raises bare Exception
-        raise DataError(f"data.tokenizer: a document cannot be encoded: {error}; use a byte-level tokenizer") from None
-    for document, encoding in zip(chunk, encodings, strict=True):
-        ids = np.asarray(encoding.ids, dtype=np.int64)
-        if (ids == end).any():
-            raise DataError(
-                f"data.tokenizer: the document that begins {document[:40]!r} holds {tokenizer.id_to_token(end)!r} as "
-                "text, which would end it early; mark that token as special in tokenizer.json, or choose another "
-                "data.tokenizer.end_of_document"
-            )
-        yield np.append(ids, end)
-
-
-def pack(documents: Iterable[Ids], *, length: int, context: int) -> Iterator[Ids]:
-    """Cut the joined documents into blocks of `length` tokens to predict, each after one token of context.
-
-    Yields int64 [length + 1]; the first is the token before the block (`context` for the first block), so each token
-    is predicted once. The last block may be shorter; no token is dropped.
-    """
-    pending = [np.array([context], dtype=np.int64)]
-    size = 1
-    for document in documents:
-        pending.append(document)
-        size += len(document)
-        if size <= length:
-            continue
-        stream = np.concatenate(pending)
-        start = 0
-        while start + length < len(stream):
-            yield stream[start : start + length + 1]
-            start += length
-        pending, size = [stream[start:]], len(stream) - start
-    rest = np.concatenate(pending)
-    if len(rest) > 1:
-        yield rest
-
-
-def unpack(blocks: Iterable[Ids], end: int) -> list[Ids]:
-    """The documents back out of all their blocks in order, each with its end-of-document token."""
-    stream = np.concatenate([block[1:] for block in blocks])
-    ends = np.flatnonzero(stream == end) + 1
-    return [document for document in np.split(stream, ends) if len(document)]
+def _ranges(characters: Any) -> str:
+    """Ascending characters as the inside of a regular expression's class."""
+    found: list[list[int]] = []
+    for code in map(ord, characters):
+        if found and found[-1][1] == code - 1:
+            found[-1][1] = code
+        else:
+            found.append([code, code])
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in found)

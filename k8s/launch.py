@@ -104,8 +104,6 @@ def environment(run: RunConfig) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": str(run.world.threads),
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_OFFLINE": "1",
     }
 
 

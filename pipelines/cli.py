@@ -22,12 +22,19 @@ COMMANDS = {
     "config": "print the resolved run with meanings and units",
     "compile": "write the pipeline as a KFP YAML for a cluster",
 }
+DATA_COMMANDS = {  # these take a prepared data set, and options of their own
+    "inspect": "show what a data set holds, or any sample of it",
+    "verify": "read a data set again and name every file that is wrong",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 / 137 / 143 stopped by a signal."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in DATA_COMMANDS:
+        return _data(words[0], words[1:])
     top = parser()
-    arguments, more = top.parse_known_args(argv)  # overrides may stand after the options too
+    arguments, more = top.parse_known_args(words)  # overrides may stand after the options too
     if wrong := [word for word in more if word.startswith("-")]:
         top.error(f"unrecognized arguments: {' '.join(wrong)}")
     arguments.config += more
@@ -71,7 +78,21 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--name", metavar="NAME", help="the run folder's name (the config's `name`)")
         if name == "compile":
             command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the YAML to write")
+    for name, purpose in DATA_COMMANDS.items():
+        commands.add_parser(name, help=purpose, add_help=False)
     return top
+
+
+def _data(name: str, words: Sequence[str]) -> int:
+    """Run a command of the data stage in this terminal; returns its exit code as a shell gives it."""
+    import subprocess
+
+    command = [sys.executable, "-m", f"data.{name}", *words]
+    try:
+        code = subprocess.call(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    except KeyboardInterrupt:
+        return 130
+    return code if code >= 0 else 128 - code
 
 
 def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":

@@ -44,6 +44,8 @@ nav a { display: inline-block; padding: 0.25rem 0; }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
 .charts { display: grid; gap: 1rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; }
+.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
+.pictures img { width: 8rem; height: 8rem; object-fit: contain; image-rendering: pixelated; }
 figcaption { color: var(--quiet); font-size: 0.85rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 0.75rem 0; container-type: inline-size; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -162,6 +164,20 @@ script-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'n
 <details><summary>Protocol {{ id }}</summary>{{ facts(pairs) }}</details>
 {% endfor %}
 {% elif id == "samples" %}
+{% if samples[0].picture is defined %}
+<p class="state">Pictures of the test split and what the model made of them.</p>
+<div class="pictures">
+{% for sample in samples %}
+<figure><img src="{{ sample.picture }}" alt="Sample {{ loop.index }}">
+<figcaption>
+{% for name, value in sample.items() if name != "picture" %}
+{{ name }}: {{ value }}{% if not loop.last %}<br>{% endif %}
+
+{% endfor %}
+</figcaption></figure>
+{% endfor %}
+</div>
+{% else %}
 <p class="state">A prompt is underlined; what follows it was written by the model.</p>
 {% for sample in samples %}
 <h3>Sample {{ loop.index }}</h3>
@@ -171,6 +187,7 @@ script-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'n
 {{ facts(sample.items()) }}
 {% endif %}
 {% endfor %}
+{% endif %}
 {% elif id == "data" %}
 {% for title, pairs in data.facts %}
 <h3>{{ title }}</h3>

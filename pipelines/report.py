@@ -19,6 +19,8 @@ from pipelines.page import Table, render
 from pipelines.scores import Scores, cards, comparison, metric_table, verdict
 
 Record = Mapping[str, Any]
+COUNTS = ("documents", "samples", "tokens", "bytes", "words", "unknown_tokens", "cut_tokens")
+"""What a split is measured in, as the manifest names it"""
 SECTIONS = {
     "charts": "Charts",
     "metrics": "Metrics",
@@ -186,29 +188,47 @@ def count_parameters(traces: Traces) -> int | None:
 
 
 def data_card(manifest: Record) -> dict[str, Any]:
-    """Source, tokenizer, splits, what was left out and digests, as the manifest has them."""
-    facts = [(title.capitalize(), _facts(manifest[title])) for title in ("source", "tokenizer") if title in manifest]
-    dropped = [(reason, f"{count:,} documents") for reason, count in manifest["dropped"].items()]
-    facts.append(("Dropped", dropped or [("documents", "none")]))
+    """Sources, tokenizer or images, splits, what was left out and digests, as the manifest has them."""
+    facts = [(f"Source {source['part']}".strip(), _facts(source)) for source in manifest["sources"]]
+    facts += [(title.capitalize(), _facts(manifest[title])) for title in ("tokenizer", "images") if manifest.get(title)]
+    what = "images" if manifest.get("images") else "documents"
+    dropped = [(reason, f"{count:,} {what}") for reason, count in manifest["dropped"].items()]
+    facts.append(("Dropped", dropped or [(what, "none")]))
     rest = {"data sha256": manifest["digest"], "config sha256": manifest["config"]}
-    facts.append(("Digests and layout", _facts(rest | {k: v for k, v in manifest.items() if k == "block_tokens"})))
+    rest |= {plain(key): manifest[key] for key in ("block_tokens", "classes") if manifest.get(key)}
+    facts.append(("Digests and layout", _facts(rest)))
     splits = manifest["splits"]
-    counts = list(dict.fromkeys(key for split in splits.values() for key in split if key != "shards"))
+    counts = [key for key in COUNTS if any(split.get(key) for split in splits.values())]
     rows = [
         (name, [*(f"{split.get(key, 0):,}" for key in counts), f"{len(split['shards']):,}"])
         for name, split in splits.items()
     ]
-    shards = [(shard["name"], [shard["sha256"]]) for split in splits.values() for shard in split["shards"]]
+    shards = [(shard["name"], [shard["blake3"]]) for split in splits.values() for shard in split["shards"]]
     head = [("split", ""), *((plain(key), "") for key in counts), ("shards", "")]
+    of = "stored images" if manifest.get("images") else "normalised documents"
     return {
         "facts": facts,
-        "splits": Table("What each split holds; bytes are those of the normalised documents.", head, rows),
-        "shards": Table("sha256 of each shard.", [("shard", ""), ("sha256", "")], shards),
+        "splits": Table(f"What each split holds; bytes are those of the {of}.", head, rows),
+        "shards": Table("BLAKE3 of each shard.", [("shard", ""), ("BLAKE3", "")], shards),
     }
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
-    return [(plain(key), f"{value:,}" if isinstance(value, int) else str(value)) for key, value in record.items()]
+    return [(plain(key), _in_words(value)) for key, value in record.items() if value not in (None, "", [], {})]
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case list():
+            return ", ".join(map(_in_words, value))
+        case dict():
+            return ", ".join(f"{key} {_in_words(each)}" for key, each in value.items())
+        case _:
+            return str(value)
 
 
 def chain(traces: Traces) -> Table:
@@ -217,7 +237,7 @@ def chain(traces: Traces) -> Table:
     absent = ("–", "not there yet")
     source = data = weights = metrics = absent
     if manifest:
-        source = (manifest["source"]["sha256"], "the bytes that were read")
+        source = (", ".join(each["digest"] for each in manifest["sources"]), "the bytes that were read")
         data = (manifest["digest"], "made from this source")
     if checkpoint:
         weights = (checkpoint["digest"], _link(checkpoint["data"], manifest, "trained on"))
@@ -226,7 +246,7 @@ def chain(traces: Traces) -> Table:
         metrics = (digest(own), _link(evaluation["checkpoint"], checkpoint, "taken from"))
     step = f" of step {checkpoint['step']:,}" if checkpoint else ""
     rows = [("source", source), ("data", data), (f"checkpoint{step}", weights), ("metrics", metrics)]
-    caption = "Digests (sha256) that the stages stored; each says which one it was made from."
+    caption = "Digests that the stages stored; each says which one it was made from."
     return Table(caption, [("", ""), ("digest", ""), ("link", "")], rows)
 
 

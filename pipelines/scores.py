@@ -10,7 +10,7 @@ from pipelines.page import Table
 
 Metric = Mapping[str, Any]
 BASELINE = "baseline/"
-HEADLINES = ("bits_per_byte", "perplexity")
+HEADLINES = ("bits_per_byte", "perplexity", "accuracy", "balanced_accuracy")
 """Quantities shown first, where the evaluation has them"""
 
 

@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from configs.folder import RunFolder
 from configs.load import load
 from configs.schema import RunConfig
 from data.manifest import Manifest, read_manifest
+from data.packing import unpack
 from data.prepare import prepare
+from data.samples import decode
+from data.shards import ShardReader
 
 COMPLETE = Path(__file__).with_name("complete.yaml")
 _SYLLABLES = ("an", "be", "cor", "de", "el", "fi", "gra", "ho", "in", "lo", "mé", "no", "ру", "sta", "the", "ur", "字")
@@ -42,6 +48,7 @@ def tiny(*paths: Path, **overrides: Any) -> RunConfig:
     """A run over paragraphs of local files whose data stage takes a moment and fills several shards."""
     return configuration(
         **{
+            "world__prepare_workers": 1,
             "data__source": {"kind": "files", "paths": [str(path) for path in paths], "document": "paragraph"},
             "data__tokenizer": {"kind": "bpe", "vocabulary_size": 300},
             "data__block_tokens": 8,
@@ -59,6 +66,16 @@ def prepared(run: RunConfig, path: Path) -> tuple[RunFolder, Manifest]:
     folder.open(run)
     prepare(run, folder)
     return folder, read_manifest(folder.manifest)
+
+
+def read_documents(folder: RunFolder, split: str) -> list[str]:
+    """A split's documents, back from its shards."""
+    manifest = read_manifest(folder.manifest)
+    reader = ShardReader(folder.data, manifest.splits[split].shards, manifest.fields)
+    tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+    blocks = [decode(sample)["tokens"].astype(np.int64) for sample in reader]
+    found = unpack(blocks, manifest.text.end_of_document_id)
+    return [tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) for ids in found]
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -33,6 +33,7 @@ def tiny_config(folder: Path, corpus: Path, **train: Any) -> Path:
     config = {
         "name": "tiny",
         "data": {
+            "kind": "text",
             "source": {"kind": "files", "paths": [str(corpus)]},
             "tokenizer": {"kind": "bpe", "vocabulary_size": 300},
             "block_tokens": 16,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 import trainer.engines
@@ -19,10 +20,12 @@ from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig
 from configs.stages import data_key
-from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord
-from data.prepare import FIELDS
-from data.shards import ShardReader, ShardWriter, decode, encode_array
-from data.text import END_OF_DOCUMENT, pack, train_tokenizer
+from data.dataset import open_dataset
+from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord, content_digest
+from data.packing import pack
+from data.samples import decode, encode_array
+from data.shards import ShardReader, ShardWriter
+from data.tokens import END_OF_DOCUMENT, train_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -35,6 +38,7 @@ torch.set_num_threads(1)  # more threads than idle cores make small tensors many
 
 Ids = NDArray[np.int64]
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+FIELDS = ("tokens.npy",)
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
 
@@ -88,6 +92,26 @@ def write_texts(folder: Path, *, documents: int = 30, sentences: int = 12) -> Pa
     return folder
 
 
+def write_images(folder: Path, *, classes: int = 4, images: int = 24, side: int = 32) -> Path:
+    """Folders of noise in colour, a folder a class, each with its own bright quarter; the same every time."""
+    rng = np.random.default_rng(7)
+    for place in range(classes):
+        (folder / f"class-{place}").mkdir(parents=True)
+        top, left = place // 2 * side // 2, place % 2 * side // 2
+        for number in range(images):
+            pixels = rng.integers(0, 200, (side, side, 3), dtype=np.uint8)
+            pixels[top : top + side // 2, left : left + side // 2] |= 128
+            Image.fromarray(pixels).save(folder / f"class-{place}" / f"{number:03d}.png")
+    return folder
+
+
+def write_source(kind: str, folder: Path) -> str:
+    """Raw data of a kind, text or images, and the `data.source` that reads it."""
+    if kind == "text":
+        return f"{{kind: files, paths: ['{write_texts(folder)}']}}"
+    return f"{{kind: files, paths: ['{write_images(folder)}'], label_field: folder}}"
+
+
 def random_documents(lengths: Sequence[int], *, vocabulary_size: int, end: int, seed: int = 0) -> list[Ids]:
     """Documents of random ids with `end` after each and nowhere else; a length counts it."""
     rng = np.random.default_rng(seed)
@@ -104,9 +128,10 @@ def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Seq
     assert end is not None
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
-        digest="d" * 64,
+        digest="",
         config=data_key(run),
-        source=SourceRecord(description="generated", files=0, bytes=0, documents=0, sha256="0" * 64),
+        kind="text",
+        sources=(SourceRecord(description="generated", files=0, bytes=0, documents=0, digest="0" * 64),),
         tokenizer=TokenizerRecord(
             file=folder.tokenizer.name,
             sha256=file_digest(folder.tokenizer),
@@ -116,15 +141,17 @@ def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Seq
         ),
         block_tokens=run.data.block_tokens,
         fields=FIELDS,
+        checks={},
         splits={name: _write_split(run, folder, name, list(each), end) for name, each in documents.items()},
         dropped={},
     )
+    manifest = manifest.model_copy(update={"digest": content_digest(manifest)})
     write_json(folder.manifest, manifest.model_dump(mode="json"))
     return manifest
 
 
 def _write_split(run: RunConfig, folder: RunFolder, name: str, documents: Sequence[Ids], end: int) -> Split:
-    writer = ShardWriter(folder.data / f"{name}-00000.tar", tuple(FIELDS))
+    writer = ShardWriter(folder.data / f"{name}-00000.tar", FIELDS)
     samples = 0
     for block in pack(documents, length=run.data.block_tokens, context=end):
         writer.write(f"{name}-{samples:09d}", {"tokens.npy": encode_array(block.astype("<u2"))})
@@ -141,8 +168,7 @@ def _write_split(run: RunConfig, folder: RunFolder, name: str, documents: Sequen
 
 
 def open_readers(folder: RunFolder, manifest: Manifest) -> dict[str, ShardReader]:
-    fields = tuple(manifest.fields)
-    return {name: ShardReader(folder.data, split.shards, fields) for name, split in manifest.splits.items()}
+    return {name: ShardReader(folder.data, split.shards, manifest.fields) for name, split in manifest.splits.items()}
 
 
 def read_samples(reader: ShardReader, indices: Sequence[int]) -> list[Sample]:
@@ -250,9 +276,8 @@ def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
 
 def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Trainer:
     """All that `fit` needs, over a data set that `write_dataset` made; its tracker writes to `folder.events`."""
-    manifest = Manifest.model_validate_json(folder.manifest.read_bytes())
-    readers = open_readers(folder, manifest)
-    task = build_task(run, manifest)
+    data = open_dataset(run, folder)
+    task = build_task(run, data.manifest)
     seed_all(run.seed)
     engines, frozen = build_engines(task, run, world)
     return Trainer(
@@ -260,10 +285,9 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
         task,
         engines,
         frozen,
-        readers["train"],
-        readers.get("validation"),
+        data,
         world,
-        Checkpointer(folder.train, world, {"data": manifest.digest, "config": "c"}),
+        Checkpointer(folder.train, world, {"data": data.manifest.digest, "config": "c"}),
         open_tracker(run, folder, "train", rank=world.rank),
     )
 

@@ -5,9 +5,8 @@ from configs.folder import RunFolder, locked
 from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import train_key
-from data.manifest import read_manifest
+from data.dataset import open_dataset
 from data.progress import say
-from data.shards import ShardReader
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -28,9 +27,8 @@ def train(run: RunConfig, folder: RunFolder) -> None:
 
 
 def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
-    manifest = read_manifest(folder.manifest)
-    fields = tuple(manifest.fields)
-    readers = {name: ShardReader(folder.data, split.shards, fields) for name, split in manifest.splits.items()}
+    data = open_dataset(run, folder)
+    manifest = data.manifest
     task = build_task(run, manifest)
     seed_all(run.seed)
     engines, frozen = build_engines(task, run, world)
@@ -45,7 +43,7 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -
         begin = f"continuing after step {state.step}" if state.step else "from the start"
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
     trainer = Trainer(
-        run, task, engines, frozen, readers["train"], readers.get("validation"), world, checkpointer, tracker
+        run, task, engines, frozen, data, world, checkpointer, tracker
     )
     try:
         fit(trainer, state, stop)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from configs.errors import Stopped
 from configs.schema import RunConfig
+from data.dataset import Dataset
 from data.loader import loader
+from data.order import Sampler
 from data.progress import Progress, clock, rate, say
-from data.shards import Sampler, ShardReader
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import Engine, freeze_all_but
@@ -85,8 +86,7 @@ class Trainer:
     task: Task
     engines: Mapping[str, Engine]
     frozen: Mapping[str, nn.Module]
-    train: ShardReader
-    validation: ShardReader | None
+    data: Dataset
     world: World
     checkpointer: Checkpointer
     tracker: Tracker
@@ -139,16 +139,10 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
 
 def _batches(trainer: Trainer, position: int) -> Iterator[Batch]:
     run, world = trainer.run, trainer.world
-    sampler = Sampler(
-        trainer.train.sizes,
-        seed=run.seed,
-        window=run.data.shuffle_window_samples,
-        micro=run.world.micro_batch_samples,
-        rank=world.rank,
-        world=world.size,
-        position=position,
-    )
-    return loader(trainer.train, sampler, trainer.task.collate, workers=run.world.loader_workers)
+    data, micro = trainer.data, run.world.micro_batch_samples
+    sampler = Sampler(data.order, micro=micro, rank=world.rank, world=world.size, position=position)
+    workers = run.world.loader_workers
+    return loader(data.readers["train"], sampler, trainer.task.collate, workers=workers, end=data.document_end)
 
 
 def exchange(world: World, micro: Sequence[Batch], stop: bool) -> tuple[int, np.ndarray[Any, Any], bool]:
@@ -201,7 +195,7 @@ def _step_figures(run: RunConfig, state: TrainState, spent: float, waited: float
 
 def validate(trainer: Trainer, step: int) -> dict[str, float]:
     """Score the validation split with the weights that evaluation will use."""
-    if trainer.validation is None:
+    if (validation := trainer.data.readers.get("validation")) is None:
         return {}
     run, begun = trainer.run, time.perf_counter()
     with ExitStack() as stack:
@@ -212,7 +206,7 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
         sums = score_split(
             trainer.task,
             nets,
-            trainer.validation,
+            validation,
             trainer.world,
             batch=run.world.micro_batch_samples,
             limit=run.train.validation_samples,

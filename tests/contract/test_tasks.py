@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from data.manifest import Manifest, read_manifest
 from data.prepare import prepare
 from data.shards import ShardReader
-from tests.tiny import ALONE, CONFIGS, Memory, open_readers, read_samples, shrink, write_texts
+from tests.tiny import ALONE, CONFIGS, Memory, open_readers, read_samples, shrink, write_source
 from trainer.checkpoint import Checkpointer, TrainState, load_weights, weights
 from trainer.distributed import add, seed_all
 from trainer.task import Sample, Task
@@ -47,8 +47,8 @@ class Case:
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda path: path.stem)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     root: Path = tmp_path_factory.mktemp(request.param.stem)
-    texts = write_texts(root / "texts")
-    run = shrink(request.param, data__source=f"{{kind: files, paths: ['{texts}']}}")
+    source = write_source(load([str(request.param)]).data.kind, root / "raw")
+    run = shrink(request.param, data__source=source)
     folder = RunFolder(root / "run")
     folder.logs.mkdir(parents=True)
     prepare(run, folder)
@@ -156,7 +156,7 @@ def test_evaluate_adds_up_over_batches_of_any_size_and_padding(case: Case, batch
     assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
 
 
-def test_the_split_has_a_sample_shorter_than_the_others(case: Case) -> None:
+def test_a_split_of_texts_has_a_sample_shorter_than_the_others(case: Case) -> None:
     """Else the tests above would not have seen padding."""
     lengths = {len(sample["tokens"]) for sample in case.samples("validation", 6) if "tokens" in sample}
     assert len(lengths) != 1

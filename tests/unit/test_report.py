@@ -33,12 +33,14 @@ def prepared(path: Path, *, description: str = "plays") -> RunFolder:
     folder.data.mkdir(parents=True)
     folder.config.write_text(dump(load([str(CONFIG)])))
     counts = {"documents": 5, "tokens": 123456, "bytes": 400000, "words": 70000, "samples": 999}
-    shard = {"name": "train-0.tar", "sha256": "5" * 64, "bytes": 1, "samples": 999, "index_sha256": "6" * 64}
+    shard = {"name": "train-0.tar", "blake3": "5" * 64, "bytes": 1, "samples": 999, "index_blake3": "6" * 64}
     manifest = {
-        "schema_version": 1,
+        "schema_version": 2,
         "digest": "d" * 64,
         "config": "c" * 64,
-        "source": {"description": description, "files": 2, "bytes": 10, "documents": 6, "sha256": "a" * 64},
+        "sources": [
+            {"description": description, "files": 2, "bytes": 10, "documents": 6, "digest": "a" * 64, "part": ""}
+        ],
         "tokenizer": {"file": "tokenizer.json", "sha256": "b" * 64, "vocabulary_size": 1024},
         "splits": {"train": counts | {"shards": [shard]}},
         "dropped": {"duplicate": 7},
@@ -158,6 +160,34 @@ def test_trained_run_without_an_end_has_charts_and_no_metrics(tmp_path: Path) ->
     assert "in training, or ended without a word" in page
     assert "has not been evaluated" in page
     assert "train: first 4 (step 1)" in page
+
+
+def test_classification_run_shows_pictures_and_counts_images(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    manifest = json.loads(folder.manifest.read_text())
+    counts = {"documents": 5, "bytes": 10, "samples": 7, "tokens": 0, "classes": {"cat": 3, "dog": 4}, "shards": []}
+    images = {"height": 28, "width": 30, "channels": 1, "mean": [0.13066], "std": [0.3081]}
+    manifest |= {"kind": "images", "tokenizer": None, "images": images, "classes": ["cat", NASTY], "block_tokens": 0}
+    folder.manifest.write_text(json.dumps(manifest | {"splits": {"train": counts}}))
+    shape = {"better": "higher", "unit": "share"}
+    metrics = [metric("test/loss", 0.1), metric("test/accuracy", 0.97, **shape)]
+    metrics.append(metric("baseline/majority/accuracy", 0.12, **shape))
+    folder.metrics.write_text(json.dumps({"checkpoint": "e" * 64, "metrics": metrics, "protocols": {}}))
+    mistake = {"picture": "data:image/png;base64,AAAA", "label": NASTY, "taken for": "dog", "image": 17}
+    folder.samples.write_text(json.dumps([mistake]))
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "accuracy is 0.97; the majority baseline&#39;s is 0.12: 708 % better." in page
+    assert '<img src="data:image/png;base64,AAAA" alt="Sample 1">' in page
+    assert f"label: {ESCAPED}<br>" in page
+    assert "taken for: dog" in page
+    assert "prompt is underlined" not in page
+    assert "<dt>mean</dt><dd>0.1307</dd>" in page
+    assert f"<dt>classes</dt><dd>cat, {ESCAPED}</dd>" in page
+    assert "7 images" in page
+    head = page[page.index("What each split holds") :].split("</thead>")[0]
+    assert re.findall(r'scope="col">([^<]+)', head) == ["split", "documents", "samples", "bytes", "shards"]
+    assert NASTY not in page
 
 
 def test_empty_folder_has_a_page(tmp_path: Path) -> None:

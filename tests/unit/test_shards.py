@@ -1,11 +1,11 @@
 """Shards: tars that others can read, byte-identical, and refused by name when they are not what was written."""
 
 import gc
-import hashlib
 import io
 import os
 import pickle
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import DamageError
 from data.loader import Sample, loader, sequential
 from data.manifest import Shard
-from data.shards import Sampler, ShardReader, ShardWriter, decode, decode_array, encode_array, index_path, tar_header
+from data.order import Order, Sampler, Shards
+from data.samples import decode, decode_array, encode_array
+from data.shards import ShardReader, ShardWriter, index_path, tar_header
 from tests.corpus import changed
 
 FIELDS = ("tokens.npy", "text.txt")
@@ -61,10 +64,10 @@ def reader(folder: Path, shards: tuple[Shard, ...]) -> ShardReader:
 
 def test_the_bytes_depend_on_the_samples_alone(tmp_path: Path):
     first, second = (write(tmp_path / name, payloads(9)) for name in ("a.tar", "b.tar"))
-    assert first.sha256 == second.sha256 == hashlib.sha256((tmp_path / "a.tar").read_bytes()).hexdigest()
-    assert first.index_sha256 == second.index_sha256
+    assert first.blake3 == second.blake3 == blake3((tmp_path / "a.tar").read_bytes()).hexdigest()
+    assert first.index_blake3 == second.index_blake3
     assert first.bytes == (tmp_path / "a.tar").stat().st_size
-    assert write(tmp_path / "c.tar", payloads(9, seed=1)).sha256 != first.sha256
+    assert write(tmp_path / "c.tar", payloads(9, seed=1)).blake3 != first.blake3
 
 
 def test_tarfile_reads_the_samples_and_finds_no_date_or_owner(tmp_path: Path):
@@ -131,6 +134,42 @@ def test_files_have_their_names_only_when_complete(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "a.tar.index.npy"]
 
 
+@given(first=st.integers(0, 10**9 - 4), tokens=st.integers(0, 600), dtype=st.sampled_from(["<u2", "<u4"]))
+def test_blocks_written_at_once_are_the_same_bytes_as_one_by_one(first: int, tokens: int, dtype: str):
+    blocks = np.random.default_rng(tokens).integers(0, 60000, (3, tokens)).astype(dtype)
+    with tempfile.TemporaryDirectory() as name:
+        together, single = (ShardWriter(Path(name) / f"{n}.tar", ("tokens.npy",)) for n in "ab")
+        together.write_blocks("fold-3-wiki", first, blocks)
+        for number, block in enumerate(blocks, first):
+            single.write(f"fold-3-wiki-{number:09d}", {"tokens.npy": encode_array(block)})
+        one, other = together.close(), single.close()
+    assert (one.blake3, one.index_blake3) == (other.blake3, other.index_blake3)
+
+
+def test_every_flipped_bit_of_a_sample_is_found(tmp_path: Path):
+    shard = write(tmp_path / "a.tar", payloads(3))
+    content = (tmp_path / "a.tar").read_bytes()
+    end = sum(512 + len(p) + -len(p) % 512 for sample in payloads(3) for p in sample.values())
+    for place in range(0, end, 97):
+        (tmp_path / "a.tar").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(DamageError, match="is not what was written"):
+            list(ShardReader(tmp_path, [shard], FIELDS))
+
+
+def test_local_payloads_are_views_of_the_file(reader: ShardReader):
+    payload = reader[3]["tokens.npy"]
+    assert isinstance(payload, memoryview)
+    assert payload.readonly
+    assert np.shares_memory(decode_array(payload), np.frombuffer(payload, np.uint8))
+
+
+def test_many_shards_are_read_with_few_open_files(tmp_path: Path):
+    shards = [write(tmp_path / f"{n:03d}.tar", payloads(1)) for n in range(140)]
+    reader = ShardReader(tmp_path, shards, FIELDS)
+    assert [sample["__key__"] for sample in reader] == [b"train-000000000"] * 140
+    assert len(reader._open) <= 128
+
+
 def test_other_fields_than_the_shards_are_refused(tmp_path: Path):
     writer = ShardWriter(tmp_path / "a.tar", FIELDS)
     with pytest.raises(ValueError, match="are not the shard's"):
@@ -155,14 +194,14 @@ def flip(content: bytes) -> bytes:
         (lambda old: old + bytes(512), r"train-00001.tar: bytes is"),
         (lambda old: b"", r"train-00001.tar: bytes is 0"),
         (lambda old: None, r"train-00001.tar: bytes is no file"),
-        (flip, r"train-00001.tar: sha256 is"),
+        (flip, r"train-00001.tar: sample 0 \(at byte 0\) is not what was written"),
     ],
     ids=["truncated", "longer", "empty", "missing", "flipped"],
 )
 def test_a_damaged_shard_is_refused_by_name(folder: Path, shards: tuple[Shard, ...], content, says: str):
     path = folder / shards[1].name
     with changed(path, content(path.read_bytes())), pytest.raises(DamageError, match=says) as caught:
-        ShardReader(folder, shards, FIELDS)[25]
+        list(ShardReader(folder, shards, FIELDS))
     assert "restore the file, or remove" in str(caught.value)
 
 
@@ -186,7 +225,7 @@ def test_a_changed_index_is_refused_by_name(folder: Path, shards: tuple[Shard, .
     path = index_path(folder / shards[0].name)
     with (
         changed(path, content(path.read_bytes())),
-        pytest.raises(DamageError, match=r"train-00000.tar.index.npy: sha256 is"),
+        pytest.raises(DamageError, match=r"train-00000.tar.index.npy: blake3 is"),
     ):
         ShardReader(folder, shards, FIELDS)[0]
 
@@ -259,7 +298,8 @@ def collate(samples: Sequence[Sample]) -> tuple[list[int], list[int], torch.Tens
 
 
 def batches(reader: ShardReader, workers: int, position: int) -> list[tuple[list[int], list[int], list[int]]]:
-    sampler = Sampler(reader.sizes, seed=3, window=16, micro=4, rank=1, world=2, position=position)
+    order = Order(Shards.of(reader.sizes), seed=3, window=16)
+    sampler = Sampler(order, micro=4, rank=1, world=2, position=position)
     stream: Iterator = loader(reader, sampler, collate, workers=workers)
     return [(positions, ids, tokens.tolist()) for positions, ids, tokens in islice(stream, 15)]
 
@@ -276,7 +316,7 @@ def test_damage_reaches_the_caller_in_one_line(folder: Path, shards: tuple[Shard
     path = folder / shards[1].name
     with changed(path, flip(path.read_bytes())), pytest.raises(DamageError) as caught:
         batches(ShardReader(folder, shards, FIELDS), workers, 0)
-    assert str(caught.value).startswith(f"shard {path}: sha256 is ")
+    assert str(caught.value).startswith(f"shard {path}: sample ")
     assert len(str(caught.value).splitlines()) == 1
 
 

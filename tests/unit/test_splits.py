@@ -1,13 +1,16 @@
-"""Splits by stable hash: a document's place is a function of its text and the seed alone."""
+"""Splits and folds by stable hash, and stratified ones: places, shares and quotas."""
 
+import hashlib
 from collections import Counter
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from configs.schema import SplitConfig
-from data.splits import SPLITS, assign
+from configs.dataset import FoldConfig, SplitConfig
+from data.splits import PLACES, SPLITS, assign, bounds, place, shares, split_of
+from data.strata import Balance, fill, quotas
 
 TEXTS = st.lists(st.text(max_size=8), max_size=10)
 
@@ -62,3 +65,75 @@ def test_any_text_has_a_place(text: str):
 def test_without_held_out_shares_all_is_for_training():
     config = SplitConfig(validation=0, test=1e-12)
     assert {assign(str(number), config) for number in range(100)} == {"train"}
+
+
+def test_a_place_is_the_beginning_of_a_sha256():
+    assert place(b"a", 0) == int.from_bytes(hashlib.sha256(b"0\0a").digest()[:8], "big")
+
+
+@given(st.integers(0, PLACES - 1), st.floats(0, 0.49), st.floats(0.001, 0.5))
+def test_integer_bounds_divide_as_shares_do(where: int, validation: float, test: float):
+    share = where / PLACES
+    assume(min(abs(share - test), abs(share - test - validation)) > 1e-15)
+    expected = "test" if share < test else "validation" if share < test + validation else "train"
+    assert split_of(where, SplitConfig(validation=validation, test=test)) == expected
+
+
+@given(st.integers(2, 100), st.floats(0.001, 0.999), st.integers(0, PLACES - 1))
+def test_folds_are_disjoint_cover_everything_and_are_equally_wide(count: int, test: float, where: int):
+    config = SplitConfig(folds=FoldConfig(count=count), test=test, validation=0)
+    names = [name for name, _ in bounds(config)]
+    assert names == ["test", *(f"fold-{fold}" for fold in range(count))]
+    ends = [end for _, end in bounds(config)]
+    assert ends == sorted(ends)
+    assert ends[-1] == PLACES
+    assert sum(begin <= where < end for begin, end in zip([0, *ends], ends, strict=False)) == 1
+    assert split_of(where, config) in names
+    assert list(shares(config).values())[1:] == pytest.approx([(1 - test) / count] * count, abs=1e-12)
+
+
+def test_the_test_split_is_the_same_with_and_without_folds():
+    plain, folded = SplitConfig(test=0.2), SplitConfig(test=0.2, folds=FoldConfig(count=5))
+    for number in range(500):
+        assert (assign(str(number), plain) == "test") == (assign(str(number), folded) == "test")
+
+
+WEIGHTS = st.lists(st.floats(0.01, 1), min_size=1, max_size=12)
+
+
+@given(st.integers(0, 10**9), WEIGHTS)
+def test_quotas_are_within_one_of_exact_shares(total: int, weights: list[float]):
+    parts = quotas(total, weights)
+    assert sum(parts) == total
+    for part, weight in zip(parts, weights, strict=True):
+        assert abs(part - total * weight / sum(weights)) < 1 + 1e-6
+
+
+@given(st.integers(0, 1000), st.lists(st.tuples(st.integers(0, 1000), st.floats(0.01, 1)), min_size=1, max_size=8))
+def test_filling_up_gives_all_that_is_new_and_nothing_to_who_has_enough(new: int, splits: list[tuple[int, float]]):
+    have, weights = [got for got, _ in splits], [weight for _, weight in splits]
+    more = fill(new, have, weights)
+    assert sum(more) == new
+    assert min(more) >= 0
+    wanted = quotas(new + sum(have), weights)
+    for got, add, want in zip(have, more, wanted, strict=True):
+        assert got + add <= max(want, got)
+
+
+def test_groups_are_spread_so_that_classes_near_their_shares():
+    rng = np.random.default_rng(0)
+    groups: list[dict[str | None, int]] = [
+        {"a": int(rng.integers(1, 9)), "b": int(rng.integers(0, 3))} for _ in range(300)
+    ]
+    weights = [0.15, 0.15, 0.7]
+    sizes = {label: sum(group[label] for group in groups) for label in "ab"}
+    balance = Balance(
+        {label: [size * w for w in weights] for label, size in sizes.items()}, {"a": [0] * 3, "b": [0] * 3}
+    )
+    have = {"a": [0] * 3, "b": [0] * 3}
+    for group in sorted(groups, key=lambda group: -sum(group.values())):
+        split = balance.take(group)
+        for label, count in group.items():
+            have[label][split] += count
+    for label, size in sizes.items():
+        assert have[label] == pytest.approx([size * w for w in weights], abs=4)

@@ -10,9 +10,8 @@ from configs.folder import RunFolder, digest, locked, write_json
 from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
-from data.manifest import read_manifest
+from data.dataset import open_dataset
 from data.progress import say
-from data.shards import ShardReader
 from trainer.checkpoint import load_network
 from trainer.distributed import World, seed_all
 from trainer.evaluation.contract import Result
@@ -32,7 +31,8 @@ def evaluate(run: RunConfig, folder: RunFolder) -> None:
 
 
 def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
-    manifest = read_manifest(folder.manifest)
+    data = open_dataset(run, folder)
+    manifest = data.manifest
     if "test" not in manifest.splits:
         raise DataError("there is no test split to evaluate on; set data.splits.test above 0 and prepare again")
     checkpoint = step_folder(folder.train, run.train.steps)
@@ -41,15 +41,12 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     record = verify_checkpoint(checkpoint)
     if record["config"] != train_key(run) or record["data"] != manifest.digest:
         raise DamageError(f"{checkpoint} was not trained with this configuration on this data; train again")
-    readers = {
-        name: ShardReader(folder.data, split.shards, tuple(manifest.fields)) for name, split in manifest.splits.items()
-    }
     task = build_task(run, manifest)
     seed_all(run.seed)
     nets = load_networks(task.networks(), folder, run, world)
     tracker = open_tracker(run, folder, "evaluate", rank=world.rank)
     tracker.start(run, checkpoint=record["digest"], world=world.size)
-    result: Result = evaluation_of(run)(run, folder, manifest, readers, task, nets, world)
+    result: Result = evaluation_of(run)(run, folder, manifest, data.readers, task, nets, world)
     if world.rank == 0:
         write_json(folder.samples, list(result.samples))
         origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)}

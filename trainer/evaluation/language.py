@@ -11,11 +11,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from configs.folder import RunFolder
-from configs.schema import LanguageEvaluation, RunConfig
+from configs.schema import CausalLMConfig, LanguageEvaluation, RunConfig
 from data.manifest import Manifest, Split
 from data.progress import Progress, rate, say
-from data.shards import ShardReader, decode
-from data.text import Ids, unpack
+from data.samples import decode
+from data.shards import ShardReader
+from data.packing import Ids, unpack
 from trainer.distributed import World
 from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
 from trainer.evaluation.generate import generate
@@ -37,7 +38,7 @@ def evaluate(
     world: World,
 ) -> Result:
     """The test split's metrics for the model and the baselines, under one protocol, and text it writes."""
-    config, end = run.task.evaluation, manifest.tokenizer.end_of_document_id
+    config, end = settings(run), manifest.text.end_of_document_id
     documents = read_documents(readers["test"], end)
     windows = [
         Window(document=d, begin=b, end=e, scored=s)
@@ -54,6 +55,12 @@ def evaluate(
         metrics += language_metrics(f"baseline/{name}", baseline, split, identifier)
     samples = write_samples(run, folder, manifest, nets["model"], world) if world.rank == 0 else ()
     return Result(tuple(metrics), {identifier: protocol}, tuple(samples))
+
+
+def settings(run: RunConfig) -> LanguageEvaluation:
+    """How this run's language model is scored."""
+    assert isinstance(run.task, CausalLMConfig)
+    return run.task.evaluation
 
 
 class Window(tuple[int, int, int, int]):
@@ -91,9 +98,9 @@ def describe_protocol(run: RunConfig, manifest: Manifest) -> dict[str, Any]:
         "metric": "rolling-window negative log-likelihood",
         "split": "test",
         "data": manifest.digest,
-        "tokenizer": manifest.tokenizer.sha256,
+        "tokenizer": manifest.text.sha256,
         "window_tokens": manifest.block_tokens,
-        "stride_tokens": run.task.evaluation.stride_tokens,
+        "stride_tokens": settings(run).stride_tokens,
         "scored": "every token of every document and its end-of-document token, once",
         "start": "each document is preceded by the end-of-document token and sees no other document",
         "bytes": "UTF-8 of the normalised documents",
@@ -155,7 +162,7 @@ def score_baselines(
     world: World,
 ) -> dict[str, dict[str, float]]:
     """Sums of each baseline over the same windows' scored tokens; the ranks take turns with the orders."""
-    end, size = manifest.tokenizer.end_of_document_id, manifest.tokenizer.vocabulary_size
+    end, size = manifest.text.end_of_document_id, manifest.text.vocabulary_size
     training = read_documents(readers["train"], end)
     results: dict[str, dict[str, float]] = {}
     zero = {name: torch.zeros((), dtype=torch.float64) for name in cluster_sums(torch.zeros(1), torch.zeros(1))}
@@ -186,11 +193,11 @@ def write_samples(
     run: RunConfig, folder: RunFolder, manifest: Manifest, model: nn.Module, world: World
 ) -> list[dict[str, Any]]:
     """Continuations of the configured prompts, the same for the same checkpoint and seed."""
-    sampling = run.task.evaluation.sampling
+    sampling = settings(run).sampling
     if sampling is None:
         return []
     tokenizer = Tokenizer.from_file(str(folder.tokenizer))
-    end = manifest.tokenizer.end_of_document_id
+    end = manifest.text.end_of_document_id
     samples = []
     for number, prompt in enumerate(sampling.prompts):
         ids = tokenizer.encode(prompt, add_special_tokens=False).ids

@@ -19,6 +19,9 @@ class Family:
 
 FAMILIES = {
     "causal_lm": Family("trainer.tasks.causal_lm:CausalLM", "trainer.evaluation.language:evaluate"),
+    "image_classification": Family(
+        "trainer.tasks.image_classification:ImageClassification", "trainer.evaluation.classification:evaluate"
+    ),
 }
 
 

@@ -24,7 +24,7 @@ class CausalLM:
 
     def __init__(self, config: CausalLMConfig, manifest: Manifest) -> None:
         self.config = config
-        self.vocabulary_size = manifest.tokenizer.vocabulary_size
+        self.vocabulary_size = manifest.text.vocabulary_size
         self.context_tokens = manifest.block_tokens
 
     def networks(self) -> dict[str, nn.Module]:

@@ -1,0 +1,310 @@
+"""The global view: which documents stay, and in which split, over any number of pieces and out of core (DuckDB)."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.dataset import NearDuplicates, SplitConfig
+from configs.errors import DataError
+from configs.folder import sync
+from data.splits import SPLITS, bounds, shares
+from data.strata import stratify
+from data.tables import compare, drop_equal, drop_near, load, number, open_database
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Database
+
+FACTS = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("key_high", pa.uint64(), nullable=False),
+        pa.field("key_low", pa.uint64(), nullable=False),
+        pa.field("place", pa.uint64(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("group_high", pa.uint64()),
+        pa.field("group_low", pa.uint64()),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("words", pa.int64(), nullable=False),
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("bands", pa.list_(pa.uint64())),
+        pa.field("signature", pa.binary()),
+    ]
+)
+"""What a worker notes of each document of a piece that it keeps; the n-th file is of the n-th piece."""
+
+PLACEMENTS = pa.schema(
+    [
+        pa.field("piece", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("of_piece", pa.int32()),
+        pa.field("of_row", pa.int32()),
+    ]
+)
+"""What became of it: a split, or the reason why it was left out and the document it repeats."""
+
+ASSIGNMENTS = pa.schema(
+    [
+        pa.field("key_high", pa.uint64(), nullable=False),
+        pa.field("key_low", pa.uint64(), nullable=False),
+        pa.field("group_high", pa.uint64()),
+        pa.field("group_low", pa.uint64()),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+"""What a later run needs to leave everything where it is."""
+ASSIGNMENTS_FILE = "assignments.parquet"
+
+MAX_CLASSES = 1 << 16
+_BATCH = 1 << 16  # placements in memory
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """What a split holds."""
+
+    documents: int
+    bytes: int
+    words: int
+    classes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, in numbers."""
+
+    splits: dict[str, SplitCount]
+    dropped: dict[str, int]
+    """By reason: duplicate, near duplicate"""
+    near_duplicate_rate: float | None
+    """Share of all documents; None where none were looked for"""
+    checks: dict[str, int]
+    """What was looked for in two splits at once, and how often it was found"""
+
+
+def decide(
+    facts: Sequence[Path],
+    out: Path,
+    config: SplitConfig,
+    near: NearDuplicates | None,
+    *,
+    deduplicate: bool,
+    work: Path,
+    assignments: Path,
+    name: str,
+    sample: Literal["document", "image"] = "document",
+) -> Decision:
+    """Drop duplicates, divide the rest over the splits and write both files, for all pieces at once.
+
+    Of equal documents the first stays. A document is nearly equal to an earlier one if their signatures say so; it is
+    compared with the first document and the one before it in each of its bands' buckets, so that work stays linear.
+    Raises DataError when a split would be empty, and DamageError when a file of facts cannot be read. `name` is the
+    source's, for messages; `work` a folder for what does not fit in memory.
+    """
+    with open_database(work) as database:
+        if facts:
+            load(database, facts)
+        if not facts or not number(database, "SELECT count(*) FROM documents"):
+            raise DataError(f"{name}: no {sample} is left to divide into splits; see what was dropped, and why")
+        database.execute("CREATE TABLE dropped (id BIGINT, reason VARCHAR, earlier BIGINT)")
+        if deduplicate:
+            drop_equal(database)
+        if near:
+            drop_near(database, facts, work, near.similarity)
+        database.execute("CREATE TABLE kept AS SELECT * FROM documents ANTI JOIN dropped USING (id)")
+        _place(database, config, name)
+        splits = _count(database, config)
+        _refuse_empty(splits, config, name, sample)
+        _write(database, len(facts), out, assignments)
+        dropped = dict(database.execute("SELECT reason, count(*) FROM dropped GROUP BY 1 ORDER BY 1").fetchall())
+        total = number(database, "SELECT count(*) FROM documents")
+        moved = number(
+            database, "SELECT count(*) FROM before JOIN placed USING (id) WHERE before.split <> placed.split"
+        )
+    checks = check(out, facts, near, work=work)
+    if config.previous:
+        checks["moved since the earlier run"] = moved
+    rate = dropped.get("near duplicate", 0) / total if near else None
+    return Decision(splits=splits, dropped=dropped, near_duplicate_rate=rate, checks=checks)
+
+
+def placements_of(path: Path, piece: int) -> pa.Table:
+    """The placements of one piece's documents, in order: its row group alone is read."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(piece, columns=PLACEMENTS.names)
+
+
+def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, *, work: Path) -> dict[str, int]:
+    """How many contents, groups and, where there are signatures, nearly equal documents stand in two splits or folds.
+
+    Reads what was written. Near duplicates are looked for between the first document of each split in each bucket.
+    """
+    with open_database(work) as database:
+        load(database, facts)
+        database.read_parquet(str(placements)).create_view("placements")
+        database.execute(
+            "CREATE TABLE kept AS SELECT d.*, p.split FROM documents d"
+            " JOIN placements p ON d.id = (p.piece::BIGINT << 32) + p.row WHERE p.split IS NOT NULL"
+        )
+        found = {
+            "content in two splits": number(
+                database,
+                "SELECT count(*) FROM ( SELECT 1 FROM kept GROUP BY key_high, key_low HAVING min(split) <> max(split))",
+            ),
+            "group in two splits": number(
+                database,
+                "SELECT count(*) FROM (SELECT 1 FROM kept WHERE group_high IS NOT NULL"
+                " GROUP BY group_high, group_low HAVING min(split) <> max(split))",
+            ),
+        }
+        if near:
+            database.execute(
+                "CREATE TABLE firsts AS SELECT hash, split, min(id) AS id FROM buckets JOIN kept USING (id)"
+                " GROUP BY hash, split"
+            )
+            database.execute(
+                "CREATE TABLE pairs AS SELECT DISTINCT b.id, a.id AS earlier FROM firsts a JOIN firsts b USING (hash)"
+                " WHERE a.split <> b.split AND a.id < b.id"
+            )
+            compare(database, facts, work, near.similarity)
+            found["near duplicate in two splits"] = number(database, "SELECT count(DISTINCT id) FROM alike")
+    return found
+
+
+def _place(database: "Database", config: SplitConfig, name: str) -> None:
+    """Make the table `placed` (id, split); what shares a place (a group, or equal contents) goes to one split."""
+    classes = number(database, "SELECT count(DISTINCT label) FROM kept")
+    if classes > MAX_CLASSES:
+        raise DataError(
+            f"{name}: label_field has {classes} different values, at most {MAX_CLASSES} can be classes; "
+            "name another field, or none"
+        )
+    database.execute("CREATE TABLE fixed (place UBIGINT, split VARCHAR)")
+    database.execute("CREATE TABLE before (id BIGINT, split VARCHAR)")
+    if config.previous:
+        _keep_previous(database, Path(config.previous) / ASSIGNMENTS_FILE, config)
+    if config.stratify:
+        stratify(database, shares(config))
+    *inner, (last, _) = bounds(config)
+    cases = " ".join(f"WHEN place < {end} THEN '{split}'" for split, end in inner)
+    standing = database.query("SELECT id, place, split FROM kept LEFT JOIN fixed USING (place)")
+    standing.project(f"id, coalesce(split, CASE {cases} ELSE '{last}' END) AS split").create("placed")
+
+
+def _keep_previous(database: "Database", path: Path, config: SplitConfig) -> None:
+    """Fix the places of what an earlier run placed; where it had parts of one group in several splits, most decide."""
+    if not path.is_file():
+        raise DataError(
+            f"data.splits.previous={config.previous}: {path} is missing; give the `data` folder of a prepared run"
+        )
+    names = [split for split, _ in bounds(config)]
+    database.read_parquet(str(path)).create_view("earlier")
+    got = [split for (split,) in database.execute("SELECT DISTINCT split FROM earlier ORDER BY 1").fetchall()]
+    if strange := [split for split in got if split not in names]:
+        raise DataError(
+            f"data.splits.previous={config.previous} has the splits {', '.join(strange)}, this configuration makes "
+            f"{', '.join(names)}; keep data.splits.folds and the shares as they were, or give no previous"
+        )
+    database.execute(
+        "INSERT INTO before SELECT id, min(e.split) FROM kept JOIN earlier e USING (key_high, key_low) GROUP BY id"
+    )
+    database.execute(
+        "INSERT INTO fixed SELECT place, min({'n': -n, 'split': split}).split FROM ("
+        " SELECT place, split, count(*) AS n FROM ("
+        "  SELECT k.place, b.split FROM kept k JOIN before b USING (id) UNION ALL"
+        "  SELECT k.place, e.split FROM kept k JOIN earlier e USING (group_high, group_low)"
+        " ) GROUP BY place, split) GROUP BY place"
+    )
+
+
+def _count(database: "Database", config: SplitConfig) -> dict[str, SplitCount]:
+    """What each split holds, empty ones too."""
+    rows = database.execute(
+        "SELECT split, label, count(*), sum(bytes), sum(words) FROM kept JOIN placed USING (id)"
+        " GROUP BY 1, 2 ORDER BY 1, 2"
+    ).fetchall()
+    of_split = defaultdict(list)
+    for split, *counts in rows:
+        of_split[split].append(counts)
+    names = [name for name, _ in bounds(config)]
+    return {
+        name: SplitCount(
+            documents=sum(row[1] for row in of_split[name]),
+            bytes=sum(row[2] for row in of_split[name]),
+            words=sum(row[3] for row in of_split[name]),
+            classes={row[0]: row[1] for row in of_split[name] if row[0] is not None},
+        )
+        for name in sorted(names, key=lambda name: (SPLITS.index(name) if name in SPLITS[:2] else 2, names.index(name)))
+    }
+
+
+def _refuse_empty(splits: dict[str, SplitCount], config: SplitConfig, name: str, sample: str) -> None:
+    missing = [split for split, count in splits.items() if not count.documents]
+    if not missing:
+        return
+    total = sum(count.documents for count in splits.values())
+    are = f"1 {sample} leaves" if total == 1 else f"{total} {sample}s leave"
+    finer = total < 20 and sample == "document"
+    ways = ["smaller documents (data.source.document: paragraph or line)"] if finer else []
+    ways += ["fewer folds (data.splits.folds.count)"] if config.folds else []
+    ways += ["data.splits.stratify=false"] if config.stratify else [f"another data.splits.seed than {config.seed}"]
+    raise DataError(f"{name}: {are} the {' and '.join(missing)} split empty; try {', '.join(ways)}, or other shares")
+
+
+def _write(database: "Database", pieces: int, out: Path, assignments: Path) -> None:
+    """Both files in the order of the source, with a row group a piece, so that a piece is found by its number."""
+    query = (
+        "SELECT (id >> 32)::INTEGER AS piece, (id & 4294967295)::INTEGER AS row, split, reason,"
+        " (earlier >> 32)::INTEGER AS of_piece, (earlier & 4294967295)::INTEGER AS of_row,"
+        " key_high, key_low, group_high, group_low"
+        " FROM documents LEFT JOIN placed USING (id) LEFT JOIN dropped USING (id) ORDER BY id"
+    )
+    with (
+        database.cursor() as reader,
+        _parquet(out, PLACEMENTS) as placements,
+        _parquet(assignments, ASSIGNMENTS) as standing,
+    ):
+        for rows in _by_piece(reader.query(query).to_arrow_reader(_BATCH), pieces):
+            size = max(len(rows), 1)
+            placements.write_table(rows.select(PLACEMENTS.names).cast(PLACEMENTS), row_group_size=size)
+            kept = rows.filter(pc.field("split").is_valid()).select(ASSIGNMENTS.names)
+            standing.write_table(kept.cast(ASSIGNMENTS), row_group_size=size)
+
+
+def _by_piece(batches: pa.RecordBatchReader, pieces: int) -> Iterator[pa.Table]:
+    """Rows that come in order, piece by piece; a piece without rows has an empty table."""
+    empty = batches.schema.empty_table()
+    piece, pending = 0, empty
+    for batch in batches:
+        rows = pa.Table.from_batches([batch])
+        numbers = rows["piece"].to_numpy()
+        start = 0
+        while piece < numbers[-1]:
+            end = int(np.searchsorted(numbers, piece, side="right"))
+            yield pa.concat_tables([pending, rows.slice(start, end - start)])
+            piece, pending, start = piece + 1, empty, end
+        pending = pa.concat_tables([pending, rows.slice(start)])
+    for _ in range(piece, pieces):
+        yield pending
+        pending = empty
+
+
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A file that is there when it is complete."""
+    part = path.with_name(path.name + ".part")
+    with pq.ParquetWriter(part, schema, compression="zstd", write_statistics=False) as writer:
+        yield writer
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)

@@ -1,0 +1,54 @@
+"""Phases tests and overlap: training documents that share n-grams with the test split are found and left out."""
+
+import numpy as np
+
+from configs.folder import write_atomic
+from configs.stages import read_record
+from data.duplicates import choose_modulus, ngram_hashes, overlap
+from data.filters import excerpt
+from data.kept import kept
+from data.reading import Drops
+from data.records import Drop
+from data.samples import encode_array
+from data.work import Work
+
+REASON = "overlaps the test split"
+
+
+def hash_tests(work: Work, number: int) -> None:
+    """The n-grams of a piece's test documents, as sorted hashes."""
+    config = work.run.data.text.decontaminate
+    texts = (text for part in kept(work, number) if part.split == "test" for text in part.contents)
+    hashes = [ngram_hashes(text, config.ngram_words, modulus(work)) for text in texts]
+    joined = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    write_atomic(work.file("tests", number, "npy"), encode_array(joined))
+    work.finish("tests", number, {"hashes": len(joined)})
+
+
+def modulus(work: Work) -> int:
+    """Of which n-gram hashes one is kept, so that those of all tests fit in memory."""
+    return choose_modulus(read_record(work.decision)["splits"]["test"]["words"])
+
+
+def merge_tests(work: Work) -> None:
+    """The n-grams of all test documents in one file."""
+    merged = np.empty(0, np.uint64)
+    for number in range(len(work.pieces)):
+        merged = np.union1d(merged, np.load(work.file("tests", number, "npy"), allow_pickle=False))
+    write_atomic(work.path / "tests.npy", encode_array(merged))
+
+
+def find_overlap(work: Work, number: int) -> None:
+    """Which of a piece's training documents share too much with the test split."""
+    config = work.run.data.text.decontaminate
+    known = np.load(work.path / "tests.npy", mmap_mode="r", allow_pickle=False)
+    rows: list[int] = []
+    drops, origin = Drops(), work.pieces[number][1].origin
+    for part in kept(work, number):
+        if part.split == "test":
+            continue
+        for row, text in zip(part.rows.tolist(), part.contents, strict=True):
+            if overlap(text, config.ngram_words, modulus(work), known) > config.max_overlap:
+                rows.append(row)
+                drops.add(Drop(REASON, f"{origin}, record {row}", excerpt(text)))
+    work.finish("overlap", number, {"rows": rows} | drops.record())

@@ -1,0 +1,144 @@
+"""Facts of documents in a database on the disk (DuckDB), and which of them are equal or nearly so."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from configs.errors import DamageError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Database
+
+MEMORY = "384MB"  # of the database; what does not fit goes to the disk
+_FOLDER = "tables"
+_BATCH = 1 << 13  # signatures in memory
+
+
+@contextmanager
+def open_database(work: Path) -> "Iterator[Database]":
+    """An empty database, one at a time in a folder, that fetches nothing and leaves nothing behind."""
+    import duckdb
+
+    folder = work / _FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    settings: dict[str, Any] = {
+        "memory_limit": MEMORY,
+        "threads": 1,
+        "temp_directory": str(folder / "spilled"),
+        "preserve_insertion_order": False,  # every query that needs an order asks for it
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    try:
+        with duckdb.connect(str(folder / "documents.duckdb"), config=settings) as database:
+            yield database
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(database: "Database", facts: Sequence[Path]) -> None:
+    """Make the table `documents`, and the view `buckets` of what is too large to copy.
+
+    An `id` rises in the order of the source: piece << 32 | row. Raises DamageError when a file is not one of facts.
+    """
+    import duckdb
+
+    try:
+        files = database.read_parquet([str(path) for path in facts])
+        files.project("(file_index::BIGINT << 32) + row AS id, * EXCLUDE (row, part)").create_view("facts")
+        database.execute("CREATE TABLE documents AS SELECT * EXCLUDE (bands, signature) FROM facts")
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.BinderException) as error:
+        raise DamageError(f"facts of documents cannot be read: {error}; remove the folder and prepare again") from None
+    database.execute("CREATE VIEW buckets AS SELECT id, unnest(bands) AS hash FROM facts")
+
+
+def number(database: "Database", query: str) -> int:
+    """The one number that a query gives."""
+    row = database.execute(query).fetchone()
+    assert row, "an aggregate has a row"
+    return row[0]
+
+
+def drop_equal(database: "Database") -> None:
+    """Note all but the first of documents with one key in `dropped`."""
+    database.execute(
+        "INSERT INTO dropped SELECT d.id, 'duplicate', f.id FROM documents d JOIN"
+        " (SELECT key_high, key_low, min(id) AS id FROM documents GROUP BY 1, 2 HAVING count(*) > 1) f"
+        " USING (key_high, key_low) WHERE d.id <> f.id"
+    )
+
+
+def drop_near(database: "Database", facts: Sequence[Path], work: Path, similarity: float) -> None:
+    """Note documents that are nearly equal to an earlier one in `dropped`.
+
+    Each is compared with the first document of its bands' buckets and with the one before it, so that the work grows
+    with the number of documents however large a bucket is.
+    """
+    database.execute(
+        "CREATE TABLE firsts AS SELECT hash, min(id) AS first FROM buckets GROUP BY hash HAVING count(*) > 1"
+    )
+    database.execute(
+        "CREATE TABLE pairs AS SELECT DISTINCT id, earlier FROM ("
+        " SELECT id, unnest([first, lag(id) OVER (PARTITION BY hash ORDER BY id)]) AS earlier"
+        "  FROM buckets JOIN firsts USING (hash)"
+        " ) WHERE earlier < id AND id NOT IN (SELECT id FROM dropped)"
+    )
+    compare(database, facts, work, similarity)
+    database.execute("INSERT INTO dropped SELECT id, 'near duplicate', min(earlier) FROM alike GROUP BY id")
+
+
+def compare(database: "Database", facts: Sequence[Path], work: Path, similarity: float) -> None:
+    """Make the table `alike` of those `pairs` (id, earlier) whose signatures agree in so large a share."""
+    database.execute("CREATE TABLE alike (id BIGINT, earlier BIGINT)")
+    path = work / _FOLDER / "signatures"
+    starts, hashes = _lay_out(facts, path)
+    with database.cursor() as reader, path.open("rb", buffering=0) as file:
+        for batch in reader.query("FROM pairs ORDER BY id, earlier").to_arrow_reader(_BATCH):
+            ids, earlier = (column.to_numpy() for column in batch.columns)
+            places = [starts[part >> 32] + (part & 0xFFFFFFFF) for part in (ids, earlier)]
+            equal = _read(file, places[0], hashes) == _read(file, places[1], hashes)
+            found = batch.filter(pa.array(equal.mean(axis=1) >= similarity))
+            database.register("found", pa.Table.from_batches([found]))
+            database.execute("INSERT INTO alike FROM found")
+            database.unregister("found")
+    path.unlink()
+
+
+def _read(file: FileIO, places: NDArray[np.int64], hashes: int) -> NDArray[np.uint32]:
+    """Signatures [len(places), hashes]; by reads, as the pages of a map would count as memory in use."""
+    found = np.empty((len(places), hashes), dtype="<u4")
+    for row, place in zip(found, places.tolist(), strict=True):
+        file.seek(place * row.nbytes)
+        file.readinto(row)
+    return found
+
+
+def _lay_out(facts: Sequence[Path], path: Path) -> tuple[NDArray[np.int64], int]:
+    """Write all signatures to a file where one is found by piece and row: a database reads thousands, not one.
+
+    Returns where each piece starts, in signatures, and hashes per signature.
+    """
+    starts, start, hashes = [], 0, 0
+    with path.open("wb") as file:
+        for piece in facts:
+            starts.append(start)
+            with pq.ParquetFile(piece) as table:
+                for batch in table.iter_batches(_BATCH, columns=["row", "signature"]):
+                    rows = batch.column(0).to_numpy()
+                    found = np.frombuffer(b"".join(batch.column(1).to_pylist()), dtype="<u4").reshape(len(rows), -1)
+                    hashes = found.shape[1]
+                    spread = np.zeros((rows[-1] + 1 - rows[0], hashes), dtype="<u4")  # dropped documents have a row
+                    spread[rows - rows[0]] = found
+                    file.seek((starts[-1] + int(rows[0])) * 4 * hashes)
+                    file.write(spread.tobytes())
+                    start = starts[-1] + int(rows[-1]) + 1
+    return np.array(starts, dtype=np.int64), hashes

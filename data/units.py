@@ -1,0 +1,122 @@
+"""Units of work: each a pure function of files before it, done once, by any process, in any order."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import DamageError
+from configs.folder import RunFolder
+from configs.load import read
+from configs.process import die_with_parent
+from data.progress import Progress
+from data.work import Work
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of unit. `run(work, number)` leaves the unit's record, last."""
+
+    name: str
+    run: Callable[[Work, int], None]
+    units: Callable[[Work], int]
+    """How many units there are; known once the phases before are done"""
+    verb: str
+    """What a person sees"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `part` of `parts` of every phase's units: what one of several pods does."""
+
+    part: int = 0
+    parts: int = 1
+
+    def of(self, units: int) -> range:
+        return range(self.part, units, self.parts)
+
+
+class Workers:
+    """Processes that run units; none for a single one, whose units run here."""
+
+    def __init__(self, work: Work, count: int) -> None:
+        self.work, self.count = work, count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, phase: Phase, share: Share) -> None:
+        """Do every unit of the share that is not done. Raises what a unit raised."""
+        units = phase.units(self.work)
+        mine = share.of(units)
+        todo = [number for number in mine if not self.work.done(phase.name, number)]
+        if not todo:
+            return
+        (self.work.path / phase.name).mkdir(parents=True, exist_ok=True)
+        progress = Progress("prepare", len(mine), phase.verb, start=len(mine) - len(todo))
+        finished = self._parallel(phase, todo) if self.count > 1 and len(todo) > 1 else self._here(phase, todo)
+        for done, _ in enumerate(finished, start=len(mine) - len(todo) + 1):
+            if progress.due():
+                progress.show(done)
+
+    def _here(self, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
+        for number in todo:
+            yield phase.run(self.work, number)
+
+    def _parallel(self, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                mp_context=multiprocessing.get_context("spawn"),  # threads of arrow and duckdb do not survive a fork
+                initializer=_begin,
+                initargs=(self.work.folder.path,),
+            )
+        waiting: set[Future[None]] = set()
+        queue = iter(todo)
+        try:
+            while True:
+                for number in queue:
+                    waiting.add(self._pool.submit(_run, phase, number))
+                    if len(waiting) >= 2 * self.count:
+                        break
+                if not waiting:
+                    return
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for each in done:
+                    yield each.result()
+        except BrokenProcessPool:
+            raise DamageError(
+                f"a process that was {phase.verb.split()[0]} was killed, perhaps for want of memory; what was finished "
+                "is kept: run the same command again, with a smaller world.prepare_workers if memory is short"
+            ) from None
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def workers(work: Work, count: int) -> Iterator[Workers]:
+    """Workers that are gone afterwards."""
+    made = Workers(work, count)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+_work: Work | None = None
+
+
+def _begin(folder: Path) -> None:
+    """What each worker process does first."""
+    global _work
+    die_with_parent()
+    place = RunFolder(folder)
+    _work = Work(read(place.config), place)
+
+
+def _run(phase: Phase, number: int) -> None:
+    assert _work is not None
+    phase.run(_work, number)

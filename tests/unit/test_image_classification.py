@@ -1,0 +1,334 @@
+"""LeNet-5, and image classification from samples to metrics."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from configs.errors import DamageError, DataError
+from configs.folder import RunFolder
+from configs.schema import ImageClassificationConfig, LeNetConfig, RunConfig
+from data.manifest import SCHEMA_VERSION, ImagesRecord, Manifest, Split
+from data.shards import ShardReader, ShardWriter
+from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, shrink
+from trainer.distributed import World
+from trainer.evaluation.classification import classification_metrics, describe_protocol, evaluate, majority_sums
+from trainer.evaluation.contract import Result, protocol_id
+from trainer.models.lenet import LeNet, frame
+from trainer.task import Batch, Sample
+from trainer.tasks import build_task
+from trainer.tasks.image_classification import ImageClassification
+
+Pixels = NDArray[np.uint8]
+CLASSES = ("cat", "dog", "eel", "fox")
+SIDE = 6
+
+
+def lenet(channels: int = 1, classes: int = 10, **fields: Any) -> LeNet:
+    torch.manual_seed(0)
+    return LeNet(LeNetConfig(kind="lenet", **fields), channels=channels, classes=classes).eval()
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def test_lenet_on_28_pixels_has_the_papers_layers() -> None:
+    net = lenet()
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
+    assert sizes == {"c1": 156, "c3": 2416, "c5": 48_120, "f6": 10_164, "head": 850}
+    plain = nn.Sequential(
+        *(net.c1, nn.Tanh(), nn.AvgPool2d(2), net.c3, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()),
+        *(net.c5, nn.Tanh(), net.f6, nn.Tanh(), net.head),
+    )
+    torch.testing.assert_close(net(noise(3, 1, 28, 28)), plain(noise(3, 1, 28, 28)))
+
+
+def test_lenet_with_modern_parts_is_wider_and_takes_maxima() -> None:
+    net = lenet(channels=3, width_factor=2, activation="relu", pooling="maximum")
+    plain = nn.Sequential(
+        *(net.c1, nn.ReLU(), nn.MaxPool2d(2), net.c3, nn.ReLU(), nn.AdaptiveMaxPool2d(5), nn.Flatten()),
+        *(net.c5, nn.ReLU(), net.f6, nn.ReLU(), net.head),
+    )
+    assert [net.c1.out_channels, net.c3.out_channels, net.c5.out_features, net.f6.out_features] == [12, 32, 240, 168]
+    images = noise(2, 3, 48, 28)  # maps of 20 and 10, which 5 divides
+    torch.testing.assert_close(net(images), plain(images))
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), channels=st.sampled_from([1, 3]))
+def test_lenet_takes_images_of_any_size(height: int, width: int, channels: int) -> None:
+    with torch.inference_mode():
+        logits = lenet(channels, 4)(noise(2, channels, height, width))
+    assert logits.shape == (2, 4)
+    assert torch.isfinite(logits).all()
+
+
+def test_small_images_are_framed_in_the_middle() -> None:
+    framed = frame(torch.ones(1, 1, 7, 30))
+    assert framed.shape == (1, 1, 28, 30)
+    assert framed[0, 0, :, 0].tolist() == [0.0] * 10 + [1.0] * 7 + [0.0] * 11
+    assert torch.equal(frame(noise(1, 1, 28, 64)), noise(1, 1, 28, 64))
+
+
+def describe(training: Sequence[Pixels], splits: Mapping[str, Split]) -> Manifest:
+    """The manifest of a data set with these training images."""
+    pixels = np.stack(training) / 255
+    mean, std = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2))
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        digest="d" * 64,
+        kind="images",
+        config="c" * 64,
+        sources=(),
+        images=ImagesRecord(height=SIDE, width=SIDE, channels=pixels.shape[-1], mean=tuple(mean), std=tuple(std)),
+        fields=("png", "cls"),
+        classes=CLASSES,
+        splits=dict(splits),
+        dropped={},
+        checks={},
+    )
+
+
+def split_of(labels: Sequence[int], shards: Any = ()) -> Split:
+    counts = {name: list(labels).count(index) for index, name in enumerate(CLASSES)}
+    return Split(documents=len(labels), bytes=1, samples=len(labels), shards=shards, classes=counts)
+
+
+def draw(number: int, channels: int = 3, seed: int = 0) -> list[Pixels]:
+    shape = (number, SIDE, SIDE, channels)
+    return list(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def make_task(manifest: Manifest, **fields: Any) -> ImageClassification:
+    config = {"kind": "image_classification", "model": {"kind": "lenet"}} | fields
+    return ImageClassification(ImageClassificationConfig.model_validate(config), manifest)
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return describe(draw(6), {})
+
+
+def samples(images: Sequence[Pixels], labels: Sequence[int]) -> list[Sample]:
+    return [
+        {"id": 10 + place, "position": place, "image": image, "label": label}
+        for place, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+
+
+class Fixed(nn.Module):
+    """Logits by the first pixel alone: the probabilities are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([3.0, -2.0, 1.0, 0.5]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0, 0, :1] * self.scale
+
+
+def test_collated_train_images_have_mean_0_and_variance_1_in_every_channel(manifest: Manifest) -> None:
+    batch = make_task(manifest).collate(samples(draw(6), [0, 1, 1, 3, 1, 0]))
+    images = batch.tensors["images"]
+    assert (images.shape, images.dtype) == ((6, 3, SIDE, SIDE), torch.float32)
+    torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(3))
+    assert batch.tensors["labels"].tolist() == [0, 1, 1, 3, 1, 0]
+    assert batch.tensors["labels"].dtype == torch.int64
+    assert (batch.count, batch.ids) == (6, (10, 11, 12, 13, 14, 15))
+
+
+def test_a_channel_that_never_changes_is_0() -> None:
+    flat = [np.full((SIDE, SIDE, 1), 77, dtype=np.uint8)] * 3
+    task = make_task(describe(flat, {}))
+    assert task.collate(samples(flat, [0, 1, 2])).tensors["images"].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("label", [-1, len(CLASSES)])
+def test_a_label_that_is_no_class_is_named_with_its_sample(manifest: Manifest, label: int) -> None:
+    with pytest.raises(DamageError, match=f"sample 11 has label {label}, the data has 4 classes"):
+        make_task(manifest).collate(samples(draw(2), [0, label]))
+
+
+@pytest.mark.parametrize(("classes", "got"), [((), "none"), (("cat",), "cat")])
+def test_data_without_two_classes_says_which_setting_names_them(
+    manifest: Manifest, classes: tuple[str, ...], got: str
+) -> None:
+    with pytest.raises(DataError, match=rf"at least 2 classes, the data has {got}; .*data\.source\.label_field"):
+        make_task(manifest.model_copy(update={"classes": classes}))
+
+
+def by_hand(batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Log-probabilities [B, classes] and predictions [B] of Fixed, in fp64."""
+    logits = Fixed().double()(batch.tensors["images"].double()).detach().numpy()
+    return logits - np.log(np.exp(logits).sum(1, keepdims=True)), logits.argmax(1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_is_the_sum_over_images_of_the_smoothed_cross_entropy(manifest: Manifest, smoothing: float) -> None:
+    task, labels = make_task(manifest, label_smoothing=smoothing), [0, 1, 1, 3, 1, 2]
+    batch = task.collate(samples(draw(6, seed=3), labels))
+    total, scalars = task.loss("model", {"model": Fixed()}, batch)
+    log_probability, predicted = by_hand(batch)
+    target = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
+    assert total.item() == pytest.approx(-(target * log_probability).sum(), rel=1e-5)
+    assert {name: float(value) for name, value in scalars.items()} == {"accuracy": float((predicted == labels).sum())}
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_evaluate_counts_images_and_those_found_by_class(labels: list[int], seed: int) -> None:
+    task = make_task(describe(draw(6), {}))
+    batch = task.collate(samples(draw(len(labels), seed=seed), labels))
+    with torch.inference_mode():
+        sums = task.evaluate({"model": Fixed()}, batch)
+    log_probability, predicted = by_hand(batch)
+    nll = -log_probability[np.arange(len(labels)), labels]
+    truth = np.array(labels)
+    expected = {
+        "nll": nll.sum(),
+        "nll_nll": (nll**2).sum(),
+        "images": len(labels),
+        "correct": (predicted == truth).sum(),
+    }
+    for index in range(4):
+        expected[f"images/{index}"] = (truth == index).sum()
+        expected[f"correct/{index}"] = ((truth == index) & (predicted == index)).sum()
+    assert {name: float(value) for name, value in sums.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert {(value.dtype, value.shape) for value in sums.values()} == {(torch.float64, torch.Size([]))}
+    found = task.metrics({name: float(value) for name, value in sums.items()})
+    assert found == pytest.approx({"loss": nll.mean(), "accuracy": (predicted == truth).mean()}, rel=1e-4)
+
+
+def test_metrics_have_the_standard_errors_of_independent_images() -> None:
+    nll = np.array([0.1, 0.4, 2.0, 0.3, 0.2, 1.5])
+    sums = {"nll": nll.sum(), "nll_nll": (nll**2).sum(), "images": 6.0, "correct": 4.0}
+    sums |= {"images/0": 4.0, "correct/0": 3.0, "images/1": 2.0, "correct/1": 1.0, "images/2": 0.0, "correct/2": 0.0}
+    metrics = classification_metrics("test", sums, 3, "p")
+    got = {metric.name: (metric.value, metric.stderr) for metric in metrics}
+    hits = np.array([1, 1, 1, 0, 1, 0])
+    error = {"accuracy": hits.std(ddof=1), "loss": nll.std(ddof=1)}
+    assert got["test/accuracy"] == pytest.approx((4 / 6, error["accuracy"] / math.sqrt(6)))
+    assert got["test/loss"] == pytest.approx((nll.mean(), error["loss"] / math.sqrt(6)))
+    spread = hits[:4].var(ddof=1) / 4 + hits[4:].var(ddof=1) / 2
+    assert got["test/balanced_accuracy"] == pytest.approx(((3 / 4 + 1 / 2) / 2, math.sqrt(spread) / 2))
+    assert {metric.name: metric.better for metric in metrics}["test/loss"] == "lower"
+    assert {metric.better for metric in metrics[:2]} == {"higher"}
+
+
+def test_a_single_image_has_no_standard_error() -> None:
+    sums = {"nll": 0.5, "nll_nll": 0.25, "images": 1.0, "correct": 1.0, "images/0": 1.0, "correct/0": 1.0}
+    assert [metric.stderr for metric in classification_metrics("test", sums, 1, "p")] == [None, None, None]
+
+
+def test_the_majority_baseline_is_a_model_that_answers_with_the_train_splits_shares(manifest: Manifest) -> None:
+    labels, training = [0, 1, 1, 3, 2], [2, 5, 0, 3]
+    shares = torch.tensor([3.0, 6.0, 1.0, 4.0]) / 14
+    task = make_task(manifest)
+    batch = task.collate(samples(draw(5), labels))
+    sums = task.evaluate({"model": lambda images: shares.log().expand(len(images), 4)}, batch)
+    plain = {name: float(value) for name, value in sums.items()}
+    assert majority_sums(plain, training) == pytest.approx(plain, rel=1e-6)
+
+
+class Prepared:
+    """Shards of a few random pictures with labels, and a LeNet of random weights."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        folder.data.mkdir(parents=True)
+        rng = np.random.default_rng(8)
+        self.images = {"train": draw(9, seed=1), "test": draw(23, seed=2)}
+        self.labels = {"train": [0, 1, 1, 3, 1, 0, 1, 2, 3], "test": rng.choice([0, 1, 3], 23).tolist()}
+        splits = {name: split_of(self.labels[name], self._write(folder, name)) for name in self.images}
+        self.folder, self.manifest = folder, describe(self.images["train"], splits)
+        self.readers: dict[str, ShardReader] = open_readers(folder, self.manifest)
+        self.net = lenet(channels=3, classes=4)
+
+    def _write(self, folder: RunFolder, name: str) -> tuple[Any, ...]:
+        writer = ShardWriter(folder.data / f"{name}-00000.tar", ("png", "cls"))
+        for number, (image, label) in enumerate(zip(self.images[name], self.labels[name], strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG")
+            writer.write(f"{name}-{number:09d}", {"png": buffer.getvalue(), "cls": str(label).encode()})
+        return (writer.close(),)
+
+    def run(self, **evaluation: object) -> RunConfig:
+        path = next(path for path in CONFIGS if path.stem == "patches")
+        return shrink(path, **{f"task__evaluation__{name}": value for name, value in evaluation.items()})
+
+    def evaluate(self, world: World = ALONE, **evaluation: object) -> Result:
+        run = self.run(**evaluation)
+        task = build_task(run, self.manifest)
+        return evaluate(run, self.folder, self.manifest, self.readers, task, {"model": self.net}, world)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return Prepared(RunFolder(tmp_path_factory.mktemp("images") / "run"))
+
+
+def test_the_test_split_is_scored_beside_the_majority_class(prepared: Prepared) -> None:
+    result = prepared.evaluate()
+    values = {metric.name: metric.value for metric in result.metrics}
+    names = ("accuracy", "balanced_accuracy", "loss")
+    assert list(values) == [f"{subject}/{name}" for subject in ("test", "baseline/majority") for name in names]
+    assert {metric.n for metric in result.metrics} == {23}
+    assert {metric.protocol for metric in result.metrics} == set(result.protocols)
+    truth = np.array(prepared.labels["test"])
+    assert values["baseline/majority/accuracy"] == pytest.approx((truth == 1).mean())
+    assert values["baseline/majority/balanced_accuracy"] == pytest.approx(1 / 3)  # the test split has no eel
+    task = build_task(prepared.run(), prepared.manifest)
+    batch = task.collate(samples(prepared.images["test"], prepared.labels["test"]))
+    with torch.inference_mode():
+        logits = prepared.net(batch.tensors["images"])
+    predicted = logits.argmax(1).numpy()
+    assert values["test/accuracy"] == pytest.approx((predicted == truth).mean())
+    recalls = [(predicted[truth == index] == index).mean() for index in (0, 1, 3)]
+    assert values["test/balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert values["test/loss"] == pytest.approx(F.cross_entropy(logits, torch.from_numpy(truth)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 30])  # the last: more ranks than images
+def test_the_result_is_the_same_on_any_number_of_ranks(prepared: Prepared, size: int) -> None:
+    alone = prepared.evaluate(batch_images=4)
+    for rank, result in enumerate(on_ranks(size, lambda world: prepared.evaluate(world, batch_images=4))):
+        for ours, theirs in zip(result.metrics, alone.metrics, strict=True):
+            assert ours.value == pytest.approx(theirs.value, rel=1e-6)
+            assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-5)
+        assert result.samples == (() if rank else alone.samples)
+
+
+def test_the_worst_mistakes_are_shown_as_they_were_stored(prepared: Prepared) -> None:
+    shown = prepared.evaluate(mistakes=5).samples
+    everything = prepared.evaluate(mistakes=1000, batch_images=2).samples
+    assert shown == everything[:5]
+    assert len(everything) == round(23 * (1 - prepared.evaluate().metrics[0].value))
+    probabilities = [float(sample["probability of the label"]) for sample in everything]
+    assert probabilities == sorted(probabilities)
+    for sample in everything:
+        kind, _, payload = sample["picture"].partition(",")
+        assert kind == "data:image/png;base64"
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(payload)))), prepared.images["test"][sample["image"]]
+        )
+        assert sample["label"] == CLASSES[prepared.labels["test"][sample["image"]]] != sample["taken for"]
+    assert prepared.evaluate(mistakes=0).samples == ()
+
+
+def test_the_protocol_follows_the_data(prepared: Prepared) -> None:
+    protocols = prepared.evaluate(batch_images=3, mistakes=0).protocols
+    assert protocols == {protocol_id(own): own for own in [describe_protocol(prepared.manifest)]}
+    other = prepared.manifest.model_copy(update={"digest": "e" * 64})
+    assert protocol_id(describe_protocol(other)) not in protocols
