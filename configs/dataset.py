@@ -50,7 +50,7 @@ class _Remote(Config):
 
 
 class _Fields(Config):
-    """Which columns of a row are what. Whole files have the columns text or image, `folder` (name) and `file` (path)."""
+    """Which columns of a row are what. Whole files have the columns text or image, folder (name) and file (path)."""
 
     text_field: Name = "text"
     """Column with the text"""
@@ -318,6 +318,8 @@ class RareClasses(Config):
 class ImageConfig(Config):
     """What every image becomes. Orientation from EXIF is applied first."""
 
+    rules: ClassVar = (rules.storage_keeps_channels,)
+
     height: Count
     """Pixels"""
     width: Count
@@ -343,7 +345,12 @@ class ImageConfig(Config):
 class ImageData(_DataConfig):
     """Stage 1 for images: raw pictures to shards of images of one size."""
 
-    rules: ClassVar = (rules.classes_are_labelled, rules.weights_fit_window, rules.balanced_one_way)
+    rules: ClassVar = (
+        rules.classes_are_labelled,
+        rules.weights_fit_window,
+        rules.balanced_one_way,
+        rules.copies_stay_out_of_folds,
+    )
 
     kind: Literal["images"]
     images: ImageConfig

@@ -21,6 +21,12 @@ class DamageError(RuntimeError):
     exit_code = 1
 
 
+class OutageError(RuntimeError):
+    """Something outside stayed away for longer than it is waited for: another try may do. Exit code 1."""
+
+    exit_code = 1
+
+
 class Stopped(Exception):  # noqa: N818  an outcome, not an error
     """The run was asked to stop and saved its state. Exit code 143."""
 

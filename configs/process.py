@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from configs.errors import DamageError, PeerError, Stopped, UserError
+from configs.errors import DamageError, OutageError, PeerError, Stopped, UserError
 from configs.folder import RunFolder
 from configs.lines import emit_failure
 from configs.load import read
@@ -54,7 +54,7 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
     folder = RunFolder(Path(sys.argv[1]))
     try:
         command(read(folder.config), folder)
-    except (UserError, DamageError, Stopped) as error:
+    except (UserError, DamageError, OutageError, Stopped) as error:
         emit_failure(stage, error.exit_code, str(error))
         return error.exit_code
     except PeerError as error:

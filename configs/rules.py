@@ -50,6 +50,18 @@ def bytes_have_tokens(tokenizer: Any) -> str | None:
     return f"vocabulary_size={tokenizer.vocabulary_size} must be at least {least}, for {holds}"
 
 
+def storage_keeps_channels(images: Any) -> str | None:
+    if (images.storage, images.colour) != ("webp", "grey"):
+        return None
+    return "storage=webp knows no grey images; choose png, jpeg or raw"
+
+
+def copies_stay_out_of_folds(data: Any) -> str | None:
+    if data.images.rare_classes is None or data.splits.folds is None:
+        return None
+    return "images.rare_classes copies training samples, and with splits.folds each fold validates too; choose one"
+
+
 def fold_exists(folds: Any) -> str | None:
     if folds.held_out < folds.count:
         return None

@@ -11,7 +11,7 @@ from configs.stages import read_record
 from data import plots
 from data.display import one_line, percent, size, visible
 from data.manifest import CARD, STATISTICS, Manifest, SourceRecord, Split
-from data.sections import Cell, Record, Table, class_table, image_content, text_content
+from data.sections import Cell, Record, Table, class_table, image_content, labelled, text_content
 
 _SHARDS = 200  # rows of the table at most
 _EXCERPT = 400  # characters
@@ -44,7 +44,7 @@ def content(folder: RunFolder, manifest: Manifest, statistics: Record) -> Record
         "headline": list(headline(manifest)),
         "splits": split_table(manifest),
         "parts": part_table(manifest, statistics) if len(manifest.sources) > 1 else None,
-        "sources": [source_facts(source) for source in manifest.sources],
+        "sources": [source_facts(source, noun_of(manifest)) for source in manifest.sources],
         **dropped(manifest, statistics),
         "checks": check_table(manifest),
         **digests(manifest),
@@ -54,7 +54,7 @@ def content(folder: RunFolder, manifest: Manifest, statistics: Record) -> Record
     if manifest.tokenizer:
         page |= text_content(manifest, statistics)
         sections |= {"lengths": "Lengths", "tokens": "Tokens"}
-    if manifest.classes:
+    if labelled(manifest):
         page["classes"] = class_table(manifest, statistics)
         sections["classes"] = "Classes"
     if manifest.images:
@@ -65,6 +65,11 @@ def content(folder: RunFolder, manifest: Manifest, statistics: Record) -> Record
 
 
 # --- what every data set has ---
+
+
+def noun_of(manifest: Manifest) -> str:
+    """What is counted."""
+    return "documents" if manifest.kind == "text" else "images"
 
 
 def warnings(manifest: Manifest) -> Iterator[str]:
@@ -81,7 +86,7 @@ def headline(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     """The numbers at the top: name, value, note."""
     splits = manifest.splits.values()
     read_in, kept = sum(source.documents for source in manifest.sources), sum(split.documents for split in splits)
-    noun = "documents" if manifest.kind == "text" else "images"
+    noun = noun_of(manifest)
     yield noun.capitalize(), f"{kept:,}", f"of {read_in:,} that were read"
     shards = sum(len(split.shards) for split in splits)
     stored = size(sum(shard.bytes for split in splits for shard in split.shards))
@@ -92,12 +97,12 @@ def headline(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     if manifest.images:
         record = manifest.images
         yield "Image", f"{record.height} x {record.width}", f"{record.channels} channels"
-    if manifest.classes:
+    if labelled(manifest):
         yield "Classes", f"{len(manifest.classes):,}", "each sample has one"
-    if manifest.near_duplicate_rate is None:
-        yield "Nearly equal", "not looked for", "near duplicates"
-    else:
+    if manifest.near_duplicate_rate is not None:
         yield "Nearly equal", f"{100 * manifest.near_duplicate_rate:.2f} %", "near duplicates, left out"
+    elif manifest.kind == "text":
+        yield "Nearly equal", "not looked for", "near duplicates"
 
 
 def split_table(manifest: Manifest) -> Table:
@@ -108,7 +113,7 @@ def split_table(manifest: Manifest) -> Table:
     rows = [
         (name, _split_row(split, percent(split.documents, total), text=text)) for name, split in manifest.splits.items()
     ]
-    noun = "documents" if manifest.kind == "text" else "images"
+    noun = noun_of(manifest)
     caption = f"What each split holds; bytes are those of the {'cleaned documents' if text else 'stored images'}."
     return Table(caption, ["split", noun, "share", "samples", "bytes", *more, "shards"], rows)
 
@@ -131,10 +136,10 @@ def part_table(manifest: Manifest, statistics: Record) -> Table:
     return Table("Samples of each source.", ["source", *names], rows)
 
 
-def source_facts(source: SourceRecord) -> tuple[str, list[tuple[str, str]]]:
+def source_facts(source: SourceRecord, noun: str) -> tuple[str, list[tuple[str, str]]]:
     """What was read from where."""
     pairs = [
-        ("Read", f"{source.documents:,} documents in {source.files:,} files, {size(source.bytes)}"),
+        ("Read", f"{source.documents:,} {noun} in {source.files:,} files, {size(source.bytes)}"),
         ("Digest", f"{source.digest} (of every raw byte)"),
     ]
     if source.weight is not None:
@@ -156,7 +161,7 @@ def dropped(manifest: Manifest, statistics: Record) -> Record:
         for reason, examples in found
         if examples
     ]
-    noun = "documents" if manifest.kind == "text" else "images"
+    noun = noun_of(manifest)
     caption = f"{sum(manifest.dropped.values()):,} of {total:,} {noun} were left out, by reason."
     return {"dropped": Table(caption, ["reason", noun, "share"], rows), "drop_examples": shown}
 
@@ -195,10 +200,10 @@ def digests(manifest: Manifest) -> Record:
 def reproduce(folder: RunFolder, manifest: Manifest) -> Record:
     """How to make the same bytes again, and how to see that they are the same."""
     steps = [
-        "Give the sources above, unchanged, in a configuration with the data section below.",
-        "Run `trainworks prepare CONFIG.yaml`; any number of workers gives the same bytes.",
-        f"The new manifest.json must have the digest {manifest.digest}.",
-        "`trainworks verify runs/NAME` reads every byte again and compares it with the manifest.",
+        ("Give the sources above, unchanged, in a configuration with the data section below:", "CONFIG.yaml"),
+        ("Prepare it; any number of workers gives the same bytes:", "trainworks prepare CONFIG.yaml"),
+        ("Compare the digest in the new manifest.json:", manifest.digest),
+        ("Read every byte again and compare it with the manifest:", "trainworks verify runs/NAME"),
     ]
     text = ""
     if folder.config.is_file():

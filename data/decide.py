@@ -106,10 +106,10 @@ def decide(
 ) -> Decision:
     """Drop duplicates, divide the rest over the splits and write both files, for all pieces at once.
 
-    Of equal documents the first stays. A document is nearly equal to an earlier one if their signatures say so; it is
-    compared with the first document and the one before it in each of its bands' buckets, so that work stays linear.
-    Raises DataError when a split would be empty, and DamageError when a file of facts cannot be read. `name` is the
-    source's, for messages; `work` a folder for what does not fit in memory.
+    Of equal documents the first stays, and of those that a chain of near duplicates joins. What shares a place (a
+    group, or equal contents where they stay) goes to one split, to which `config.previous` binds it, then `stratify`,
+    then the place. Raises DataError when a split would be empty or `previous` does not fit, DamageError when a file of
+    facts cannot be read. `name` is the source's, for messages; `work` a folder for what does not fit in memory.
     """
     with open_database(work) as database:
         if facts:
@@ -159,7 +159,7 @@ def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, 
         found = {
             "content in two splits": number(
                 database,
-                "SELECT count(*) FROM ( SELECT 1 FROM kept GROUP BY key_high, key_low HAVING min(split) <> max(split))",
+                "SELECT count(*) FROM (SELECT 1 FROM kept GROUP BY key_high, key_low HAVING min(split) <> max(split))",
             ),
             "group in two splits": number(
                 database,
@@ -169,8 +169,12 @@ def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, 
         }
         if near:
             database.execute(
-                "CREATE TABLE firsts AS SELECT hash, split, min(id) AS id FROM buckets JOIN kept USING (id)"
-                " GROUP BY hash, split"
+                "CREATE TABLE divided AS SELECT hash FROM buckets JOIN kept USING (id)"
+                " GROUP BY hash HAVING min(split) <> max(split)"
+            )
+            database.execute(
+                "CREATE TABLE firsts AS SELECT hash, split, min(id) AS id"
+                " FROM buckets JOIN divided USING (hash) JOIN kept USING (id) GROUP BY hash, split"
             )
             database.execute(
                 "CREATE TABLE pairs AS SELECT DISTINCT b.id, a.id AS earlier FROM firsts a JOIN firsts b USING (hash)"

@@ -16,6 +16,7 @@ from configs.dataset import NearDuplicates
 Hashes = NDArray[np.uint64]
 
 MAX_HASHES = 1 << 23  # of the test split: 64 MB in each worker
+MISS_WEIGHT = 0.9  # chance finds weigh the rest: comparing signatures sorts them out, but a miss stays
 _SEED = 1  # of the permutations: signatures of two seeds cannot be compared
 _CHUNK_CHARACTERS = 1 << 16  # split into words at a time: a list of words is ten times as large as its text
 _BLANK = re.compile(r"\s")
@@ -51,11 +52,10 @@ class Signer:
 
 @lru_cache
 def bands_and_rows(similarity: float, permutations: int) -> tuple[int, int]:
-    """Bands and rows per band for which chance misses and chance finds weigh least together.
+    """Bands and rows per band for which chance finds and misses weigh least together.
 
-    Documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands. What is minimised is that
-    integrated below the threshold, plus its complement integrated above it: the choice of `datasketch`
-    (Zhu et al., 2016, section 5.1), by the midpoint rule.
+    Documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands. What is minimised is this
+    integrated below the threshold plus its complement integrated above it, by the midpoint rule, as `datasketch` does.
     """
     points = (np.arange(1000) + 0.5) / 1000
     below = points < similarity
@@ -63,7 +63,8 @@ def bands_and_rows(similarity: float, permutations: int) -> tuple[int, int]:
     for bands in range(1, permutations + 1):
         for rows in range(1, permutations // bands + 1):
             found = 1 - (1 - points**rows) ** bands
-            best = min(best, (float(np.where(below, found, 1 - found).mean()), bands, rows))
+            weights = np.where(below, (1 - MISS_WEIGHT) * found, MISS_WEIGHT * (1 - found))
+            best = min(best, (float(weights.mean()), bands, rows))
     return best[1:]
 
 

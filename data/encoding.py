@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from data.kept import Kept, kept, trains
 from data.packing import pack_best_fit, pack_documents
 from data.progress import say
 from data.samples import encode_array
-from data.tokens import Encoder, build_tokenizer, id_of, special_ids, vocabulary_size
+from data.tokens import Encoder
+from data.vocabulary import build_tokenizer, id_of, special_ids, vocabulary_size
 from data.work import Work
 
 _GROUP_TOKENS = 4 << 20  # tokens among which best-fit looks for documents that fill a block
@@ -30,24 +32,33 @@ def make_tokenizer(work: Work) -> None:
     if work.tokenizer.exists() and path.exists() and read_record(work.tokenizer)["sha256"] == file_digest(path):
         return
     say("prepare", "loading the tokenizer" if isinstance(config, TokenizerFile) else "training the tokenizer")
-    tokenizer, end = build_tokenizer(config, training_texts(work))
+    texts = TrainingTexts(work)
+    tokenizer, end = build_tokenizer(config, texts)
     write_atomic(path, tokenizer.to_str(pretty=True))
-    record = {"sha256": file_digest(path), "end": end, "end_id": id_of(tokenizer, end)}
+    encoder = Encoder(tokenizer, end)
+    encoder.compare(texts)  # decided once for all workers
+    say("prepare", f"encoding with {encoder.accelerator or f'tokenizers: {encoder.why_not}'}")
+    record = {"sha256": file_digest(path), "end": end, "end_id": id_of(tokenizer, end), "why_not": encoder.why_not}
     record |= {"special": special_ids(tokenizer, config), "vocabulary_size": vocabulary_size(tokenizer)}
     write_json(work.tokenizer, record)
 
 
-def training_texts(work: Work) -> Iterator[str]:
-    """Documents to train a tokenizer on: all, or of a large corpus a sample by hash."""
-    counts = read_record(work.decision)["splits"]
-    whole = sum(count["bytes"] for split, count in counts.items() if trains(split))
-    share = getattr(work.run.data.tokenizer, "sample_bytes", whole) / max(1, whole)
-    for number in range(len(work.pieces)):
-        chosen = _sampled(work, number, share) if share < 1 else None
-        for part in kept(work, number):
-            if trains(part.split):
-                texts = zip(part.rows.tolist(), part.contents, strict=True)
-                yield from (text for row, text in texts if chosen is None or row in chosen)
+@dataclass(frozen=True)
+class TrainingTexts:
+    """Documents to train a tokenizer on, as often as they are asked for: all, or of a large corpus a sample by hash."""
+
+    work: Work
+
+    def __iter__(self) -> Iterator[str]:
+        counts = read_record(self.work.decision)["splits"]
+        whole = sum(count["bytes"] for split, count in counts.items() if trains(split))
+        share = getattr(self.work.run.data.tokenizer, "sample_bytes", whole) / max(1, whole)
+        for number in range(len(self.work.pieces)):
+            chosen = _sampled(self.work, number, share) if share < 1 else None
+            for part in kept(self.work, number):
+                if trains(part.split):
+                    texts = zip(part.rows.tolist(), part.contents, strict=True)
+                    yield from (text for row, text in texts if chosen is None or row in chosen)
 
 
 def _sampled(work: Work, number: int, share: float) -> set[int]:
@@ -60,7 +71,7 @@ def _sampled(work: Work, number: int, share: float) -> set[int]:
 def encode_piece(work: Work, number: int) -> None:
     """A piece's documents as ids, per split: NUMBER.SPLIT.tokens, and for packed samples their lengths and labels."""
     note = read_record(work.tokenizer)
-    encoder = Encoder(Tokenizer.from_file(str(work.folder.tokenizer)), note["end"])
+    encoder = Encoder(Tokenizer.from_file(str(work.folder.tokenizer)), note["end"], why_not=note["why_not"])
     made: dict[str, SplitTokens] = {}
     with ExitStack() as stack:
         for part in kept(work, number):
@@ -68,7 +79,7 @@ def encode_piece(work: Work, number: int) -> None:
                 made[part.split] = stack.enter_context(SplitTokens(work, number, part.split, encoder, note))
             made[part.split].add(part)
     record = {split: tokens.record for split, tokens in sorted(made.items())}
-    work.finish("encode", number, {"splits": record, "accelerator": encoder.accelerator, "why_not": encoder.why_not})
+    work.finish("encode", number, {"splits": record})
 
 
 class SplitTokens:

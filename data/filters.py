@@ -12,6 +12,7 @@ from configs.dataset import FilterConfig
 from configs.errors import ConfigError
 
 _NGRAM_WORDS = 5
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _JUDGED_CHARACTERS = 1 << 22  # repetition is judged by the beginning of longer documents: bounded memory
 _LANGUAGE_CHARACTERS = 1024  # language is judged by as much of the beginning, the middle and the end
 _NO_SYMBOLS = bytes(code for code in range(128) if chr(code).isalnum() or chr(code).isspace())
@@ -67,13 +68,15 @@ def repeated_words(text: str) -> float:
     words = text[:_JUDGED_CHARACTERS].split()
     if len(words) <= _NGRAM_WORDS:
         return 0.0
-    ids = np.fromiter((known.setdefault(word, len(known)) for word in words), np.int64, len(words))
+    ids = np.fromiter((known.setdefault(word, len(known)) for word in words), np.uint64, len(words))
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     del words
     places = len(ids) - _NGRAM_WORDS + 1
     ngrams = ids[:places]
-    for offset in range(1, _NGRAM_WORDS):  # pairs are numbered anew, so that two n-grams never share a number
-        _, ngrams = np.unique(ngrams * len(known) + ids[offset : offset + places], return_inverse=True)
+    for offset in range(1, _NGRAM_WORDS):
+        ngrams = (
+            ngrams * _FACTOR + ids[offset : offset + places]
+        )  # a hash of 64 bits: no two n-grams share it by chance
     firsts = np.unique(ngrams, return_index=True)[1]
     repeats = np.ones(places, bool)
     repeats[firsts] = False

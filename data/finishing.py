@@ -25,13 +25,14 @@ from data.manifest import (
     TokenizerRecord,
     content_digest,
 )
+from data.plan import plan_of
 from data.remote import publish
 from data.samples import encode_array
 from data.shards import index_path
 from data.splits import bounds
 from data.statistics import all_drops, collect, label_counts
 from data.work import Work
-from data.writing import fields_of, plan_of
+from data.writing import fields_of
 
 
 def finish_dataset(work: Work) -> None:

@@ -5,8 +5,8 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -15,17 +15,28 @@ from PIL import Image, UnidentifiedImageError
 
 from configs.dataset import ImageConfig
 from configs.errors import ConfigError, DamageError
+from data.manifest import PixelSums
+from data.samples import IMAGE_FIELDS
 
 Pixels = NDArray[np.uint8]
-FIELD = {"jpeg": "jpg", "png": "png", "webp": "webp", "raw": "npy"}  # storage -> extension in the shards
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # others, such as EPS, could start programs
 _STORED_FORMATS = {"jpg": ("JPEG",), "png": ("PNG",), "webp": ("WEBP",)}
 _STORED_PIXELS = 1 << 28  # what was stored had the config's size: this only stops bombs in shards of others
 _LONGEST_SIDE = {"jpeg": 65500, "webp": 16383}
-_MAX_SCANS = 200  # a progressive JPEG has about ten; each costs a pass over all pixels, however short it is
+_MAX_SCANS = 100  # a progressive JPEG has about ten; each is a pass over all pixels, even if it has 20 bytes
 _ORDINARY = {"YCbCr": "RGB", "RGB": "RGB", "Gray": "GRAY"}  # JPEG's colours -> ours
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 0x0142, 0x0143  # tags of TIFF, the first also of EXIF
+_TURNS = {  # EXIF orientation -> what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LEVELS = np.arange(256)
 _LUMA = np.array([19595, 38470, 7471])  # ITU-R 601 in 1/65536, as Pillow has it
 
 
@@ -41,7 +52,8 @@ def decode(payload: bytes, config: ImageConfig) -> Pixels:
     """The pixels [H, W, C] of an encoded image, upright, C = 3 (rgb) or 1 (grey).
 
     Transparent parts show black behind them, 16-bit channels keep their high byte, of animations and pages the first
-    counts, colour profiles are ignored. Size is checked before anything is decoded. Raises CorruptImage.
+    counts, colour profiles are ignored. Size is checked before anything is decoded; pixels may be read-only. Raises
+    CorruptImage.
     """
     return _coloured(_decode(payload, config.max_pixels, _FORMATS), config.colour)
 
@@ -51,17 +63,17 @@ def decode_stored(payload: bytes, extension: str, *, channels: int | None = None
 
     WebP knows no grey: give `channels` to get one channel back where one was stored.
     """
-    if extension == FIELD["raw"]:
+    if extension == IMAGE_FIELDS["raw"]:
         pixels = _array(payload)
     elif extension in _STORED_FORMATS:
         try:
             pixels = _decode(payload, _STORED_PIXELS, _STORED_FORMATS[extension])
         except CorruptImage as error:
             raise DamageError(f"a sample's .{extension} field is no image of that format: {error.reason}") from None
-        if extension == FIELD["webp"] and channels == 1:
+        if extension == IMAGE_FIELDS["webp"] and channels == 1:
             pixels = _coloured(pixels, "grey")
     else:
-        raise DamageError(f"a sample's .{extension} field: images are stored as {', '.join(FIELD.values())}")
+        raise DamageError(f"a sample's .{extension} field: images are stored as {', '.join(IMAGE_FIELDS.values())}")
     if channels not in (None, pixels.shape[2]):
         raise DamageError(f"a sample's .{extension} field has {pixels.shape[2]} channels instead of {channels}")
     return pixels
@@ -83,7 +95,8 @@ def _decode(payload: bytes, max_pixels: int, formats: tuple[str, ...]) -> Pixels
 def _ordinary_jpeg(payload: bytes, max_pixels: int) -> Pixels | None:
     """Pixels by libjpeg-turbo's own interface, equal to Pillow's and faster; None is for Pillow to decide."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
+        header = simplejpeg.decode_jpeg_header(payload)
+        height, width, colours = int(header[0]), int(header[1]), str(header[2])
         if colours not in _ORDINARY:
             return None
         _check_size(height * width, max_pixels)
@@ -98,7 +111,8 @@ def _ordinary_jpeg(payload: bytes, max_pixels: int) -> Pixels | None:
         return None
     if b"\xff\xe1" not in payload:  # no EXIF; compressed data never has these two bytes
         return pixels
-    with _pillow(), contextlib.suppress(OSError), Image.open(io.BytesIO(payload), formats=("JPEG",)) as image:
+    unreadable = contextlib.suppress(OSError, ValueError, TypeError, LookupError)
+    with _pillow(), unreadable, Image.open(io.BytesIO(payload), formats=("JPEG",)) as image:
         return _upright(pixels, _orientation(image))
     return pixels
 
@@ -160,14 +174,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror as EXIF says: 5 to 8 exchange the sides, then rows or columns are taken backwards."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else _pixels(_image(pixels).transpose(turn))
 
 
 def _coloured(pixels: Pixels, colour: Literal["rgb", "grey"]) -> Pixels:
@@ -261,61 +269,27 @@ def perceptual_key(pixels: Pixels) -> bytes:
 
     A bit says that the mean of one of 8 x 9 parts is more than 8 levels brighter than its left neighbour's; the last
     byte is the mean in steps of 16. As keys are compared for equality, 16 x 16 bits without that margin are too fine:
-    they found 32 % of photographs again that had been saved as JPEG at quality 85, these 95 % (docs/benchmarks.md).
-    All arithmetic is in integers.
+    they found 32 % of photographs (256 x 256) again that were saved as JPEG at quality 85, these find 95 %. Of 5000
+    digits of 28 x 28, 375 share a key with another one. All arithmetic is in integers.
     """
     for axis, parts in ((0, 8), (1, 9)):
         if (size := pixels.shape[axis]) < parts:
             pixels = pixels.take(np.arange(parts) * size // parts, axis)
     rows, columns = (np.arange(n + 1) * size // n for n, size in zip((8, 9), pixels.shape[:2], strict=True))
-    sums = np.add.reduceat(pixels, rows[:-1], axis=0, dtype=np.int64)  # [8, W, C]
-    sums = np.add.reduceat(sums, columns[:-1], axis=1)  # [8, 9, C]
+    bands = [pixels[a:b].sum(axis=0, dtype=np.int64) for a, b in pairwise(rows)]  # a third of reduceat's time
+    sums = np.add.reduceat(np.stack(bands), columns[:-1], axis=1)  # [8, 9, C]
     luma = sums @ _LUMA if pixels.shape[2] == 3 else sums[:, :, 0] << 16  # in 1/65536 of a level
     means = luma // np.outer(np.diff(rows), np.diff(columns))
     brightness = int(luma.sum()) // (pixels.shape[0] * pixels.shape[1]) >> 20
     return np.packbits(np.diff(means, axis=1) > 8 << 16).tobytes() + bytes([brightness])
 
 
-@dataclass(frozen=True)
-class ChannelSums:
-    """Sums over pixels by channel, in exact integers: in whatever order they are merged, the numbers are the same."""
-
-    count: int
-    """Pixels"""
-    sum: tuple[int, ...]
-    square_sum: tuple[int, ...]
-
-    @classmethod
-    def empty(cls, channels: int) -> Self:
-        return cls(0, (0,) * channels, (0,) * channels)
-
-    @classmethod
-    def of(cls, pixels: Pixels) -> Self:
-        """Of one image [H, W, C]."""
-        flat = pixels.reshape(-1, pixels.shape[2]).astype(np.uint32)
-        squares = np.square(flat).sum(axis=0, dtype=np.uint64)
-        return cls(len(flat), tuple(flat.sum(axis=0, dtype=np.uint64).tolist()), tuple(squares.tolist()))
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(
-            self.count + other.count,
-            tuple(a + b for a, b in zip(self.sum, other.sum, strict=True)),
-            tuple(a + b for a, b in zip(self.square_sum, other.square_sum, strict=True)),
-        )
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """By channel, on the scale 0 to 1; there must be pixels."""
-        return tuple(total / (255 * self.count) for total in self.sum)
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """By channel, on the scale 0 to 1: the population's, as there are millions of pixels."""
-        n = self.count
-        return tuple(
-            math.sqrt((n * squares - total * total) / (255 * n) ** 2)  # exact up to the division
-            for total, squares in zip(self.sum, self.square_sum, strict=True)
-        )
+def pixel_sums(pixels: Pixels) -> PixelSums:
+    """Sums over the pixels of one image [H, W, C], by channel."""
+    height, width, channels = pixels.shape
+    counts = np.array(_image(pixels).histogram()).reshape(channels, 256)  # a ninth of the time of sums of squares
+    sums, squares = counts @ _LEVELS, counts @ _LEVELS**2
+    return PixelSums(count=height * width, sums=tuple(sums.tolist()), square_sums=tuple(squares.tolist()))
 
 
 def scale(pixels: Pixels) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 the data is damaged, 2 a mistake in what was asked",
     )
     top.add_argument("data", type=Path, metavar="DATA", help="a run folder, such as runs/NAME, or its data folder")
-    top.add_argument("--split", metavar="NAME", help="train, validation, test or a fold (the first one)")
+    top.add_argument("--split", metavar="NAME", help="train, validation, test or a fold (train, or the first fold)")
     top.add_argument("--sample", type=int, metavar="N", help="show sample N of the split in full, from 0")
     top.add_argument("--count", type=int, metavar="K", help=f"samples to show ({_LISTED}; with --sample 1)")
     top.add_argument("--save", type=Path, metavar="FILE.png", help="with --sample: write the image to a file")
@@ -95,7 +95,7 @@ def open_split(found: Found, name: str | None) -> Opened:
     manifest = read_manifest(found.manifest)
     names = list(manifest.splits)
     if name is None:
-        name = names[0]
+        name = next((each for each in names if each == "train" or each.startswith("fold-")), names[0])
     if name not in names:
         raise UserError(f"--split {name}: {found.folder} has {', '.join(names)}")
     if found.lacks([shard for split in manifest.splits.values() for shard in split.shards]):
@@ -123,8 +123,9 @@ def summary(opened: Opened) -> Iterator[str]:
     )
     yield _fact("digest", manifest.digest)
     yield _fact("config", manifest.config)
+    noun = "documents" if manifest.kind == "text" else "images"
     for source in manifest.sources:
-        count = f"{source.documents:,} documents in {source.files:,} files, {size(source.bytes)}"
+        count = f"{source.documents:,} {noun} in {source.files:,} files, {size(source.bytes)}"
         yield _fact("source", f"{visible(source.description)}: {count}")
     if manifest.tokenizer:
         record = manifest.tokenizer
@@ -141,7 +142,7 @@ def summary(opened: Opened) -> Iterator[str]:
     yield _fact("left out", left_out or "nothing")
     for name, split in manifest.splits.items():
         yield _fact(
-            name, f"{split.documents:,} documents, {split.samples:,} samples{_tokens(split)}; {_shards(split.shards)}"
+            name, f"{split.documents:,} {noun}, {split.samples:,} samples{_tokens(split)}; {_shards(split.shards)}"
         )
 
 

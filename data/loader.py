@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from configs.errors import DamageError
+from configs.errors import DamageError, OutageError, UserError
 from data.order import Sampler
 from data.packing import document_ids
 from data.samples import decode
@@ -33,7 +33,12 @@ class Positioned:
 
 
 def loader(
-    reader: ShardReader, sampler: Sampler, collate: Callable[[Sequence[Sample]], BatchT], *, workers: int, end: int | None = None
+    reader: ShardReader,
+    sampler: Sampler,
+    collate: Callable[[Sequence[Sample]], BatchT],
+    *,
+    workers: int,
+    end: int | None = None,
 ) -> Iterator[BatchT]:
     """Endless batches; the same ones for any number of worker processes. Raises DamageError.
 
@@ -46,16 +51,17 @@ def loader(
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            multiprocessing_context="spawn" if workers and reader.is_remote else None,  # its client survives no fork
         )
     )
 
 
 def _with_plain_errors(batches: Iterable[BatchT]) -> Iterator[BatchT]:
-    """A worker's DamageError comes wrapped in its traceback; the person needs its last paragraph alone."""
+    """A worker's error comes wrapped in its traceback; the person needs its last paragraph alone."""
     try:
         yield from batches
-    except DamageError as error:
-        raise DamageError(str(error).rpartition("DamageError: ")[2].strip()) from None
+    except (DamageError, OutageError, UserError) as error:
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
 
 
 def sequential(

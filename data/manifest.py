@@ -38,7 +38,7 @@ class Shard(Part):
 
 
 class PixelSums(Part):
-    """Sums over all pixels of a split, per channel and exact, so that those of several splits add up."""
+    """Sums over pixels by channel, in exact integers: in whatever order they are added, the numbers are the same."""
 
     count: int
     """Pixels"""

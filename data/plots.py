@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data.display import short
 
 WIDTH, HEIGHT = 360, 220  # of the drawing; a phone shows it at about this size, so letters stay readable
-LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176
+LEFT, RIGHT, TOP, BOTTOM = 46, 340, 10, 176
 
 
 class Bar(NamedTuple):
@@ -87,7 +87,9 @@ def rank_frequency(title: str, points: Sequence[tuple[int, int]]) -> Plot:
     )
     x_ticks = tuple(Tick(_at(LEFT + power * x_step), short(10**power)) for power in range(right + 1))
     y_ticks = tuple(Tick(_at(BOTTOM - power * y_step), short(10**power)) for power in range(top + 1))
-    caption = f"The commonest token stands {points[0][1]:,} times, the rarest of {points[-1][0]:,} {points[-1][1]:,}."
+    caption = (
+        f"The commonest token stands {points[0][1]:,} times, the rarest, of rank {points[-1][0]:,}, {points[-1][1]:,}."
+    )
     if (slope := _slope(points)) is not None:
         caption += f" Frequency falls with rank to the power of {-slope:.2f}; words of natural language have about 1."
     return Plot(title, caption, "rank", "times it stands", x_ticks, y_ticks, points=drawn)

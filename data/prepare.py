@@ -1,6 +1,7 @@
 """Command: source -> tokenizer, shards, manifest, card. Run as `python -m data.prepare RUN [PHASE [PART/PARTS]]`."""
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 
 from configs.dataset import TextData
@@ -15,14 +16,13 @@ from data.finishing import finish_dataset, split_names
 from data.kept import trains
 from data.manifest import ASSIGNMENTS, read_manifest
 from data.overlap import find_overlap, hash_tests, merge_tests
+from data.plan import make_plan, plan_of
 from data.progress import say
 from data.reading import facts_of, placement_examples, read_piece
 from data.remote import remove_published
-from data.units import Phase, Share, workers
+from data.units import Phase, Share, Workers
 from data.work import Work
-from data.writing import make_plan, plan_of, write_shard
-
-ALONE = Share()
+from data.writing import forget_changed, write_shard
 
 
 def prepare(run: RunConfig, folder: RunFolder) -> None:
@@ -33,8 +33,9 @@ def prepare(run: RunConfig, folder: RunFolder) -> None:
     with locked(folder.data):
         if not complete("prepare", run, folder):
             work = Work(run, folder)
-            for phase in PHASES.values():
-                phase(work, ALONE)
+            with Workers(work, run.world.prepare_workers) as hands:
+                for phase in PHASES.values():
+                    phase(work, hands)
         work = Work(run, folder)
         manifest = read_manifest(folder.manifest)  # the tokenizer may have been changed since
         if run.data.store:
@@ -47,8 +48,9 @@ def prepare_phase(run: RunConfig, folder: RunFolder, phase: str, share: Share) -
     """One phase, or one pod's share of its units: pods share the folder, and no unit."""
     if not complete("prepare", run, folder):
         work = Work(run, folder)
-        with locked(work.locks / f"{phase}-{share.part}-of-{share.parts}"):
-            PHASES[phase](work, share)
+        hands = Workers(work, run.world.prepare_workers, share)
+        with hands, locked(work.locks / f"{phase}-{share.part}-of-{share.parts}"):
+            PHASES[phase](work, hands)
 
 
 def main() -> int:
@@ -75,7 +77,7 @@ def asked(words: list[str]) -> tuple[str, Share]:
 # --- phases, in order; each finds done what an interrupted one left ---
 
 
-def plan_pieces(work: Work, share: Share) -> None:
+def plan_pieces(work: Work, hands: Workers) -> None:
     """List the sources' pieces: what all other phases share."""
     went_on = work.begin()
     for source in work.sources:
@@ -84,14 +86,15 @@ def plan_pieces(work: Work, share: Share) -> None:
         say("prepare", "going on after an interruption")
 
 
-def read_pieces(work: Work, share: Share) -> None:
-    _run_units(work, share, Phase("read", read_piece, _pieces, "pieces read"))
+def read_pieces(work: Work, hands: Workers) -> None:
+    hands.run(Phase("read", read_piece, _pieces, "pieces read"))
 
 
-def decide_all(work: Work, share: Share) -> None:
+def decide_all(work: Work, hands: Workers) -> None:
     """Duplicates, splits and folds over all pieces at once."""
     if work.decision.exists():
         return
+    _require_content(work)
     say("prepare", "looking for duplicates and assigning splits")
     text = work.run.data.text if isinstance(work.run.data, TextData) else None
     decision = decide(
@@ -102,45 +105,47 @@ def decide_all(work: Work, share: Share) -> None:
         deduplicate=bool(text and text.deduplicate),
         work=work.path,
         assignments=work.folder.data / ASSIGNMENTS,
-        name=" and ".join(source.description for source in work.sources),
+        name=_names(work),
+        sample="document" if text else "image",
     )
     classes = sorted({name for split in decision.splits.values() for name in split.classes})
     examples = placement_examples(work, set(decision.dropped))
     write_json(work.decision, asdict(decision) | {"classes": classes, "examples": examples})
 
 
-def drop_overlap(work: Work, share: Share) -> None:
+def drop_overlap(work: Work, hands: Workers) -> None:
     """Training documents that share n-grams with the test split."""
     if not isinstance(work.run.data, TextData) or work.run.data.text.decontaminate is None:
         return
-    _run_units(work, share, Phase("tests", hash_tests, _pieces, "pieces of tests hashed"))
+    hands.run(Phase("tests", hash_tests, _pieces, "pieces of tests hashed"))
     if not (work.path / "tests.npy").exists():
         merge_tests(work)
-    _run_units(work, share, Phase("overlap", find_overlap, _pieces, "pieces compared with the tests"))
+    hands.run(Phase("overlap", find_overlap, _pieces, "pieces compared with the tests"))
 
 
-def train_tokenizer(work: Work, share: Share) -> None:
+def train_tokenizer(work: Work, hands: Workers) -> None:
     if work.run.data.kind == "text":
         make_tokenizer(work)
 
 
-def encode_pieces(work: Work, share: Share) -> None:
+def encode_pieces(work: Work, hands: Workers) -> None:
     if work.run.data.kind == "text":
-        _run_units(work, share, Phase("encode", encode_piece, _pieces, "pieces encoded"))
+        hands.run(Phase("encode", encode_piece, _pieces, "pieces encoded"))
 
 
-def plan_shards(work: Work, share: Share) -> None:
+def plan_shards(work: Work, hands: Workers) -> None:
     """Which samples stand in which shard."""
     if not work.plan.exists():
         _require_a_block(work)
         make_plan(work, split_names(work.run.data.splits))
 
 
-def write_shards(work: Work, share: Share) -> None:
-    _run_units(work, share, Phase("write", write_shard, lambda work: len(plan_of(work.plan).shards), "shards written"))
+def write_shards(work: Work, hands: Workers) -> None:
+    forget_changed(work, hands.share.of(_shards(work)))
+    hands.run(Phase("write", write_shard, _shards, "shards written"))
 
 
-def finish(work: Work, share: Share) -> None:
+def finish(work: Work, hands: Workers) -> None:
     """Labels, statistics, card, and the manifest, last."""
     finish_dataset(work)
 
@@ -160,13 +165,30 @@ SHARED = ("read", "encode", "write")
 """Phases whose units several pods may divide"""
 
 
-def _run_units(work: Work, share: Share, phase: Phase) -> None:
-    with workers(work, work.run.world.prepare_workers) as hands:
-        hands.run(phase, share)
-
-
 def _pieces(work: Work) -> int:
     return len(work.pieces)
+
+
+def _shards(work: Work) -> int:
+    return len(plan_of(work.plan).shards)
+
+
+def _require_content(work: Work) -> None:
+    """A source of which nothing is left has nothing to divide."""
+    dropped: Counter[str] = Counter()
+    documents = 0
+    for number in range(len(work.pieces)):
+        record = work.record("read", number)
+        documents += record["documents"]
+        dropped.update(record["dropped"])
+    if documents == dropped.total():
+        what = "document with text in it" if work.run.data.kind == "text" else "image that can be used"
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        raise DataError(f"{_names(work)}: no {what} (dropped: {counts or 'none'}); see data.source")
+
+
+def _names(work: Work) -> str:
+    return " and ".join(source.description for source in work.sources)
 
 
 def _require_a_block(work: Work) -> None:
@@ -177,9 +199,8 @@ def _require_a_block(work: Work) -> None:
     records = [work.record("encode", number)["splits"] for number in range(len(work.pieces))]
     tokens = sum(r["tokens"] for each in records for name, r in each.items() if trains(name))
     if tokens < data.block_tokens:
-        name = " and ".join(source.description for source in work.sources)
         raise DataError(
-            f"{name}: the train split has {tokens} tokens, fewer than one block of data.block_tokens="
+            f"{_names(work)}: the train split has {tokens} tokens, fewer than one block of data.block_tokens="
             f"{data.block_tokens}; add text or choose a smaller block"
         )
 

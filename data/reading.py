@@ -76,7 +76,7 @@ def placement_examples(work: Work, reasons: set[str]) -> dict[str, list[dict[str
 
 
 def _texts(work: Work, number: int, rows: set[int]) -> dict[int, str]:
-    from data.text import excerpt
+    from data.filters import excerpt
 
     found = {}
     for batch in batches_of(work.file("read", number, "arrow")):
@@ -122,7 +122,7 @@ def clean_text(config: TextData, records: Iterator[Record | Drop]) -> Iterator[C
             yield record
             continue
         assert isinstance(record.content, str)
-        text = _whole(clean(record.content, config.text))
+        text = clean(record.content, config.text)
         if reason := unfit(text, config.text.filter):
             yield Drop(reason, record.origin, excerpt(text or record.content))
             continue
@@ -132,18 +132,9 @@ def clean_text(config: TextData, records: Iterator[Record | Drop]) -> Iterator[C
         yield {"content": text, "label": record.label}, facts | _identity(config, encoded, record)
 
 
-def _whole(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell but no encoding can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def clean_images(config: ImageData, records: Iterator[Record | Drop]) -> Iterator[Cleaned | Drop]:
     """Each image at its final size and encoding with its facts; one that cannot be decoded is dropped."""
-    from data.images import ChannelSums, CorruptImage, decode, encode, fit, perceptual_key
+    from data.images import CorruptImage, decode, encode, fit, perceptual_key, pixel_sums
 
     for record in records:
         if isinstance(record, Drop):
@@ -155,7 +146,7 @@ def clean_images(config: ImageData, records: Iterator[Record | Drop]) -> Iterato
         except CorruptImage as error:
             yield Drop(f"corrupt: {error.reason}", record.origin, f"{len(record.content)} bytes")
             continue
-        sums, payload = ChannelSums.of(pixels), encode(pixels, config.images)
+        sums, payload = pixel_sums(pixels), encode(pixels, config.images)
         spilled = {"content": payload, "label": record.label, "pixels": sums.count}
         spilled |= {"sums": list(sums.sums), "square_sums": list(sums.square_sums)}
         facts = {"bytes": len(payload), "words": 0, "bands": None, "signature": None}

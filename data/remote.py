@@ -9,8 +9,9 @@ from configs.errors import DamageError
 from configs.folder import RunFolder
 from data.manifest import Manifest, Shard
 from data.progress import Progress, say
+from data.ranges import RangeCache
 from data.shards import index_path
-from data.store import RangeCache, Store, open_store
+from data.store import Store, open_store
 
 
 class RemoteShards:

@@ -56,13 +56,13 @@ def _header(header: bytes) -> tuple[np.dtype[Any], int]:
 
 
 def decode(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A sample's values by name: `tokens.npy` is the array tokens, `cls` the number label, `png` and so on the image."""
+    """A sample's values by name: `tokens.npy` is the array tokens, `cls` the number label, `png` and such the image."""
     values: dict[str, Any] = {}
     for name, payload in sample.items():
         if name in _IMAGES:
             from data.images import decode_stored
 
-            values["image"] = decode_stored(payload, name)
+            values["image"] = decode_stored(payload if name == "npy" else bytes(payload), name)
         elif name.endswith(".npy"):
             values[name.removesuffix(".npy")] = decode_array(payload)
         elif name == LABEL:

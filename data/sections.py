@@ -11,6 +11,7 @@ from configs.folder import RunFolder
 from data import plots
 from data.dataset import read_labels
 from data.display import one_line, percent, visible
+from data.kept import trains
 from data.manifest import Manifest
 from data.pictures import png
 from data.samples import decode
@@ -44,7 +45,7 @@ class Table:
 
 def learnt(manifest: Manifest) -> str:
     """The split, or the first of the folds, that models learn from."""
-    return next((name for name in manifest.splits if name == "train" or name.startswith("fold-")), "test")
+    return next((name for name in manifest.splits if trains(name)), "test")
 
 
 # --- text ---
@@ -68,7 +69,7 @@ def text_content(manifest: Manifest, statistics: Record) -> Record:
 
 
 def _top_tokens(manifest: Manifest, statistics: Record) -> Table:
-    total = sum(split.tokens for name, split in manifest.splits.items() if name == "train" or name.startswith("fold-"))
+    total = sum(split.tokens for name, split in manifest.splits.items() if trains(name))
     rows = [
         (visible(token) or "(empty)", [f"{count:,}", percent(count, total)])
         for token, count in statistics.get("top_tokens", [])
@@ -97,6 +98,11 @@ def tokenizer_facts(manifest: Manifest, statistics: Record) -> list[tuple[str, s
 
 
 # --- classes and images ---
+
+
+def labelled(manifest: Manifest) -> bool:
+    """Whether samples have classes: documents that are joined to blocks lose theirs."""
+    return any(split.classes for split in manifest.splits.values())
 
 
 def class_table(manifest: Manifest, statistics: Record) -> Table:

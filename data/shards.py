@@ -40,9 +40,9 @@ _TEMPLATE_SUM = sum(_TEMPLATE) - 11 * ord("0")  # without the size's digits
 class ShardWriter:
     """One WebDataset tar with `NAME.index.npy` beside it.
 
-    The index holds two arrays, one after the other: offsets and sizes of the payloads [samples, fields, 2] int64, and the
-    XXH3-64 of each sample's stretch of the tar, headers included, [samples] uint64. The bytes depend on keys and fields
-    alone (mtime 0, owner 0). Files have their final names only after `close`.
+    The index holds two arrays, one after the other: offsets and sizes of the payloads [samples, fields, 2] int64, and
+    the XXH3-64 of each sample's stretch of the tar, headers included, [samples] uint64. The bytes depend on keys and
+    fields alone (mtime 0, owner 0). Files have their final names only after `close`.
     """
 
     def __init__(self, path: Path, fields: Sequence[str], part: str = "") -> None:
@@ -194,9 +194,9 @@ class _Opened:
 class ShardReader:
     """Random access to the samples of one split's shards, in a folder or an object store.
 
-    reader[i] -> {"__key__": bytes, extension: payload}; local payloads are views of the mapped file, nothing is copied.
-    Sizes are checked when opened, an index's digest when its shard is first touched, and each sample's checksum whenever
-    it is read; what differs raises DamageError with the shard's name. Opening costs the same for any number of samples.
+    reader[i] -> {"__key__": bytes, extension: payload}; local payloads are views of the mapped file, without a copy.
+    Sizes are checked when opened, an index's digest when its shard is first touched, and each sample's checksum when it
+    is read; what differs raises DamageError with the shard's name. Opening costs the same for any number of samples.
     """
 
     def __init__(
@@ -212,6 +212,11 @@ class ShardReader:
 
     def __len__(self) -> int:
         return self._find[-1]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards lie in an object store."""
+        return self._remote is not None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self._find[-1]:
@@ -253,10 +258,8 @@ class ShardReader:
     def _index(self, shard: Shard) -> tuple[Ids, NDArray[np.uint64]]:
         """Offsets and checksums, once the index is what the manifest says."""
         path = index_path(self.folder / shard.name)
-        if self._remote:
-            payload = self._remote.get(path.name)
-        else:
-            payload = path.read_bytes() if path.is_file() else None
+        local = path.read_bytes() if self._remote is None and path.is_file() else None
+        payload = self._remote.get(path.name) if self._remote else local
         got = "no file" if payload is None else blake3(payload).hexdigest()
         if payload is None or got != shard.index_blake3:
             raise damaged(path, "blake3", got, shard.index_blake3, self.folder / MANIFEST)

@@ -50,7 +50,7 @@ def _part_samples(splits: dict[str, Split], part: str) -> dict[str, int]:
 
 
 def _weights(counts: dict[str, int]) -> dict[str, float]:
-    from data.images import class_weights
+    from data.augment import class_weights
 
     return class_weights(counts) if counts and all(counts.values()) else {}
 

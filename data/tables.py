@@ -1,18 +1,18 @@
 """Facts of documents in a database on the disk (DuckDB), and which of them are equal or nearly so."""
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from configs.errors import DamageError
+from configs.errors import DamageError, UserError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Database
@@ -41,6 +41,10 @@ def open_database(work: Path) -> "Iterator[Database]":
     try:
         with duckdb.connect(str(folder / "documents.duckdb"), config=settings) as database:
             yield database
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"{work}: finding duplicates and splits needs more disk than is free; make room and run again: {error}"
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,12 +117,11 @@ def compare(database: "Database", facts: Sequence[Path], work: Path, similarity:
     path.unlink()
 
 
-def _read(file: FileIO, places: NDArray[np.int64], hashes: int) -> NDArray[np.uint32]:
+def _read(file: IO[bytes], places: NDArray[np.int64], hashes: int) -> NDArray[np.uint32]:
     """Signatures [len(places), hashes]; by reads, as the pages of a map would count as memory in use."""
     found = np.empty((len(places), hashes), dtype="<u4")
     for row, place in zip(found, places.tolist(), strict=True):
-        file.seek(place * row.nbytes)
-        file.readinto(row)
+        os.preadv(file.fileno(), [row.data], place * row.nbytes)
     return found
 
 
@@ -136,9 +139,9 @@ def _lay_out(facts: Sequence[Path], path: Path) -> tuple[NDArray[np.int64], int]
                     rows = batch.column(0).to_numpy()
                     found = np.frombuffer(b"".join(batch.column(1).to_pylist()), dtype="<u4").reshape(len(rows), -1)
                     hashes = found.shape[1]
-                    spread = np.zeros((rows[-1] + 1 - rows[0], hashes), dtype="<u4")  # dropped documents have a row
-                    spread[rows - rows[0]] = found
-                    file.seek((starts[-1] + int(rows[0])) * 4 * hashes)
-                    file.write(spread.tobytes())
+                    gaps = np.flatnonzero(np.diff(rows) != 1) + 1  # dropped documents have a row, and no signature
+                    for run, first in zip(np.split(found, gaps), rows[[0, *gaps]].tolist(), strict=True):
+                        file.seek((starts[-1] + first) * 4 * hashes)
+                        file.write(run.tobytes())
                     start = starts[-1] + int(rows[-1]) + 1
     return np.array(starts, dtype=np.int64), hashes

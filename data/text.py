@@ -11,14 +11,18 @@ from configs.dataset import TextConfig
 from data import words
 from data.markup import encodable, unwrap
 
+ODD_MARKS = "\u0f73\u0f75\u0f81\uff9e\uff9f"  # of class 0, and yet normal forms turn them into marks alone
 _MARK_LIMIT = 256
+_MARK_STRIDE = 64
 _ACCENTS = re.compile("[\u0300-\u036f]+")  # the marks of Latin, Greek and Cyrillic letters; others are letters' parts
-_PLAIN = str.maketrans(
+_PLAIN = (
     dict.fromkeys("‘’‚‛′‹›", "'")
     | dict.fromkeys("“”„‟″«»", '"')
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
     | {"\u2025": "..", "\u2026": "..."}
 )
+_BEYOND_16_BITS = re.compile("[\U00010000-\U0010ffff]")
+_CURLY = re.compile(f"[{''.join(_PLAIN)}]")
 
 
 def clean(text: str, config: TextConfig) -> str:
@@ -29,7 +33,7 @@ def clean(text: str, config: TextConfig) -> str:
     """
     text = normalise(denoise(text, config), config)
     same = text
-    if not text.isascii():
+    if config.unicode_form in ("NFD", "NFKD"):
         text = unicodedata.normalize("NFC", text)  # a mark apart from its letter would end a word
     if config.numbers == "words":
         text = words.write_numbers(text, config.language)
@@ -39,7 +43,7 @@ def clean(text: str, config: TextConfig) -> str:
         change = words.stem if config.words == "stem" else words.lemmatise
         text = change(text, config.language)
     if config.punctuation == "ascii":
-        text = text.translate(_PLAIN)
+        text = _CURLY.sub(lambda match: _PLAIN[match[0]], text)
     elif config.punctuation == "remove":
         text = remove_punctuation(text)
     if config.lower_case:
@@ -98,33 +102,36 @@ def _mending() -> Any:
 
 def remove_punctuation(text: str) -> str:
     """No punctuation of Unicode or ASCII; between two words a space takes its place."""
-
-    def gap(match: re.Match[str]) -> str:
-        before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
-        return " " if before and after and not before.isspace() and not after.isspace() else ""
-
-    return _punctuation().sub(gap, text)
+    highest = 0x7F if text.isascii() else sys.maxunicode if _BEYOND_16_BITS.search(text) else 0xFFFF
+    between, any_ = _punctuation(highest)
+    return any_.sub("", between.sub(" ", text))
 
 
 @cache
-def _punctuation() -> re.Pattern[str]:
-    found = _ranges(
-        c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "P" or c in punctuation
-    )
-    return re.compile(f"[{found}][{found} \\t]*+")
+def _punctuation(highest: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Runs of marks and the blanks after them: those between words, and all. Neither begins inside another run.
+
+    Up to `highest`, as classes of higher characters are searched 30 times slower.
+    """
+    characters = map(chr, range(highest + 1))
+    marks = _ranges(each for each in characters if unicodedata.category(each)[0] == "P" or each in punctuation)
+    rest = f"[{marks} \\t]*+"
+    return re.compile(f"[{marks}](?<=[^\\s{marks}][{marks}]){rest}(?=\\S)"), re.compile(f"[{marks}]{rest}")
 
 
 def _with_short_runs_of_marks(text: str) -> str:
     """Runs of combining marks, cut by U+034F: normal forms sort a run in quadratic time (UAX 15, section 13)."""
     few, many = _runs_of_marks()
-    return many.sub("\\g<0>\u034f", text) if few.search(text[::32]) else text
+    return many.sub("\\g<0>\u034f", text) if few.search(text[::_MARK_STRIDE]) else text
 
 
 @cache
 def _runs_of_marks() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A run that is seen in every 32nd character, and a run of the limit with more of it to come."""
-    marks = _ranges(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(c))
-    return re.compile(f"[{marks}]{{{_MARK_LIMIT // 32}}}"), re.compile(f"[{marks}]{{{_MARK_LIMIT}}}(?=[{marks}])")
+    """What a run of the limit leaves of itself in every 64th character, and such a run with more of it to come."""
+    characters = map(chr, range(sys.maxunicode + 1))
+    marks = _ranges(each for each in characters if unicodedata.combining(each) or each in ODD_MARKS)
+    few = _MARK_LIMIT // _MARK_STRIDE
+    return re.compile(f"[{marks}]{{{few}}}"), re.compile(f"[{marks}]{{{_MARK_LIMIT}}}(?=[{marks}])")
 
 
 def _ranges(characters: Any) -> str:

@@ -1,10 +1,10 @@
 """Units of work: each a pure function of files before it, done once, by any process, in any order."""
 
 import multiprocessing
+import multiprocessing.context
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +39,20 @@ class Share:
         return range(self.part, units, self.parts)
 
 
+ALONE = Share()
+
+
 class Workers:
     """Processes that run units; none for a single one, whose units run here."""
 
-    def __init__(self, work: Work, count: int) -> None:
-        self.work, self.count = work, count
+    def __init__(self, work: Work, count: int, share: Share = ALONE) -> None:
+        self.work, self.count, self.share = work, count, share
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, phase: Phase, share: Share) -> None:
+    def run(self, phase: Phase) -> None:
         """Do every unit of the share that is not done. Raises what a unit raised."""
         units = phase.units(self.work)
-        mine = share.of(units)
+        mine = self.share.of(units)
         todo = [number for number in mine if not self.work.done(phase.name, number)]
         if not todo:
             return
@@ -68,7 +71,7 @@ class Workers:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 self.count,
-                mp_context=multiprocessing.get_context("spawn"),  # threads of arrow and duckdb do not survive a fork
+                mp_context=_context(),
                 initializer=_begin,
                 initargs=(self.work.folder.path,),
             )
@@ -91,19 +94,19 @@ class Workers:
                 "is kept: run the same command again, with a smaller world.prepare_workers if memory is short"
             ) from None
 
-    def close(self) -> None:
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def workers(work: Work, count: int) -> Iterator[Workers]:
-    """Workers that are gone afterwards."""
-    made = Workers(work, count)
-    try:
-        yield made
-    finally:
-        made.close()
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Workers are forked from a process that has imported everything and started nothing: a fork loses threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data.prepare"])
+    return context
 
 
 _work: Work | None = None

@@ -52,7 +52,8 @@ _STOP_WORDS = {
         or because as until while of at by for with about against between into through during before after above below
         to from up down in out on off over under again further then once here there when where why how all any both
         each few more most other some such no nor not only own same so than too very""",
-    "fr": """au aux avec ce ces dans de des du elle elles en et eux il je la le leur lui ma mais me même mes moi mon ne nos
+    "fr": """
+        au aux avec ce ces dans de des du elle elles en et eux il je la le leur lui ma mais me même mes moi mon ne nos
         notre nous on ou par pas pour qu que qui sa se ses son sur ta te tes toi ton tu un une vos votre vous c d j l à
         m n s t y été étée étées étés étant suis es est sommes êtes sont serai seras sera serons serez seront serais
         serait serions seriez seraient étais était étions étiez étaient fus fut fûmes fûtes furent sois soit soyons

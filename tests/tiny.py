@@ -25,7 +25,7 @@ from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, Tokeniz
 from data.packing import pack
 from data.samples import decode, encode_array
 from data.shards import ShardReader, ShardWriter
-from data.tokens import END_OF_DOCUMENT, train_tokenizer
+from data.vocabulary import END_OF_DOCUMENT, train_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -52,6 +52,7 @@ SMALL: dict[str, object] = {
     "task.model.width": 48,
     "task.model.num_heads": 4,
     "task.model.dropout": 0.0,
+    "task.label_smoothing": 0.0,
     "task.evaluation.stride_tokens": 8,
     "task.evaluation.sampling.max_tokens": 8,
     "train.precision": "fp32",

@@ -109,7 +109,7 @@ class Archive:
             length, _, rest = left.partition(b" ")
             record = rest[: int(length) - len(length) - 1] if length.isdigit() else b""
             key, equals, value = record[:-1].partition(b"=")
-            if not equals or not record.endswith(b"\n"):
+            if not equals or not record.endswith(b"\n") or len(record) != int(length) - len(length) - 1:
                 raise DataError(f"{self.name}: a damaged extended header at byte {self.offset}; fetch it again")
             found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
             left = left[int(length) :]

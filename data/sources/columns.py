@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from data.records import Drop, Record
@@ -14,8 +15,8 @@ Beside = Callable[[str], bytes]
 """The bytes of an image that a row names by its path"""
 
 
-class Unusable(ValueError):
-    """A row that holds no sample; who knows its file and place says so to the user."""
+class Unusable(ValueError):  # noqa: N818  who knows where it is makes the error
+    """A row that holds no sample, and why."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Columns:
     limit: int | None
     """Bytes of the longest document"""
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for name in (self.content, self.label, self.group) if name))
 
@@ -46,7 +47,7 @@ class Columns:
             raise Unusable(f"column {self.label!r} is empty; every sample needs a class: set data.source.label_field")
         if self.limit and _bytes_of(content, self.limit) > self.limit:
             return Drop(TOO_LONG, origin, excerpt(content))
-        return Record(content, origin, label, self._name(row, self.group, "group"))
+        return Record(content, origin, label, self._name(row, self.group, "group") or None)
 
     def check(self, present: list[str]) -> None:
         """Raise Unusable if one of the columns is not there."""

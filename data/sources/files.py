@@ -150,22 +150,28 @@ class Files:
             if len(encodings) > 1 and form != "parquet":
                 encodings = (_fitting(file, path, encodings),)
             job = Job(file, path, self.columns, encodings, self.config.max_document_bytes, digest)
-            if "range" in piece.reading:
-                digest_range(handle, *piece.reading["range"], digest)
+            if "range" not in piece.reading:
+                yield from _streamed(form, contents(file, Digested(handle, digest), packed=_is_packed(file)), job)
+                return
+            start, end = piece.reading["range"]
+            digest_range(handle, start, end, digest)
             if form == "parquet":
-                yield from parquet(job, *piece.reading["groups"])
-            elif "range" in piece.reading:
-                owned = owned_paragraphs if form == "paragraph" else owned_lines
-                yield from _documents(form, owned(handle, *piece.reading["range"], job.limit), job)
+                first, last = piece.reading["groups"]
+                yield from parquet(job, first, last)
             else:
-                stream = contents(file, Digested(handle, digest), packed=_is_packed(file))
-                if not has_plain_lines(encodings[0]):
-                    stream = _as_utf8(stream, encodings[0], file.name)
-                    job = replace(job, encodings=("utf-8",))
-                spans = lines(stream, 0, job.limit)
-                if form == "paragraph":
-                    spans = paragraphs(spans, None, job.limit, fresh=True)
-                yield from _documents(form, spans, job)
+                owned = owned_paragraphs if form == "paragraph" else owned_lines
+                yield from _documents(form, owned(handle, start, end, job.limit), job)
+
+
+def _streamed(form: str, stream: Iterator[bytes], job: Job) -> Iterator[Record | Drop]:
+    """Documents of a file that can only be read from its beginning on."""
+    if not has_plain_lines(job.encodings[0]):
+        stream = _as_utf8(stream, job.encodings[0], job.file.name)
+        job = replace(job, encodings=("utf-8",))
+    spans = lines(stream, 0, job.limit)
+    if form == "paragraph":
+        spans = paragraphs(spans, None, job.limit, fresh=True)
+    yield from _documents(form, spans, job)
 
 
 def _documents(form: str, spans: Iterator[Span], job: Job) -> Iterator[Record | Drop]:

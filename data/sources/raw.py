@@ -33,7 +33,7 @@ class Reach:
     """What local names are relative to"""
     scratch: Path
     """Where remote files are kept once they were fetched"""
-    server: Server = Server()
+    server: Server
 
     def path(self, file: File) -> Path:
         """Where the file is on this machine; fetches a remote one, once for all processes."""
@@ -117,8 +117,7 @@ def contents(file: File, stream: Stream, *, packed: bool) -> Iterator[bytes]:
     """All of the stream in chunks, out of gzip where it is packed. Raises DataError when that is damaged."""
     if packed:
         yield from _unpacked(file, stream)
-    for chunk in chunks(stream):  # when packed, only what follows the end of a damaged one
-        yield chunk
+    yield from chunks(stream)  # what is left of a packed one has no content, but goes through the digest
 
 
 def _unpacked(file: File, stream: Stream) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,17 @@ class Job:
 
     def record(self, row: dict[str, Any], origin: str, where: Callable[[], str]) -> Record | Drop:
         """The row's record. Raises DataError with `where` it is."""
+        for name in self.columns.names:
+            if name in self.extra:
+                row.setdefault(name, self.extra[name])
         try:
-            return self.columns.record(self.extra | row, origin, self.beside)
+            return self.columns.record(row, origin, self.beside)
         except Unusable as error:
             raise DataError(f"{where()}: {error}") from None
 
-    @property
+    @cached_property
     def extra(self) -> dict[str, Any]:
-        """The columns of every file, which its own may hide."""
+        """Columns of every file, for rows that have none of that name."""
         return {"folder": self.file.folder, "file": self.file.name}
 
     def text(self, span: Span) -> str:

@@ -107,10 +107,7 @@ class Fields:
         """Raises DataError for a field that is not there or cannot be read."""
         if sample.long:
             return Drop(TOO_LONG, sample.origin, f"its field {sample.long!r}")
-        if self.kind == "text":
-            content = self._text(sample, self.content, "text_field")
-        else:
-            content = self._image(sample)
+        content = self._text(sample, self.content, "text_field") if self.kind == "text" else self._image(sample)
         label = self._text(sample, self.label, "label_field").strip() if self.label else None
         if label == "":
             raise DataError(f"{sample.origin}: field {self.label!r} is empty; every sample needs a class")

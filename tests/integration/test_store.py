@@ -14,7 +14,8 @@ import pytest
 
 import data.store
 from configs.errors import DataError, UserError
-from data.store import Object, RangeCache, Store, open_store
+from data.ranges import RangeCache
+from data.store import Object, Store, open_store
 from tests.swift import INSTALLED, ROOT, SECRET, Swift, swift
 
 pytestmark = [

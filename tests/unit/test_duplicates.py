@@ -73,7 +73,7 @@ def test_signatures_are_the_same_in_every_process():
 def test_signatures_are_the_same_in_every_version():
     bands, signature = Signer(NearDuplicates(permutations=16)).sign("To be, or not to be, that is the question")
     assert np.frombuffer(signature, "<u4")[:3].tolist() == [3313286316, 831208046, 2055332810]
-    assert bands == [10374232138177936730, 17037784909298643048]
+    assert bands == [12729032282858583424, 13916342599432413783, 5553965728522371382, 3134630519998101231]
 
 
 def test_estimates_are_as_near_the_exact_similarity_as_theory_says():
@@ -89,10 +89,14 @@ def test_estimates_are_as_near_the_exact_similarity_as_theory_says():
     assert np.sqrt(np.mean(np.square(errors))) < 1.1 * math.sqrt(np.mean(variances))
 
 
-def test_bands_are_those_of_the_usual_optimum():
-    assert bands_and_rows(0.8, 128) == (9, 13)  # as datasketch 1.6.5 chooses
-    assert bands_and_rows(0.5, 128) == (25, 5)
-    assert bands_and_rows(0.9, 128) == (5, 25)
+def test_bands_are_those_that_datasketch_chooses_for_the_same_weights(monkeypatch: pytest.MonkeyPatch):
+    assert bands_and_rows(0.8, 128) == (14, 9)
+    monkeypatch.setattr(duplicates, "MISS_WEIGHT", 0.5)  # its default
+    assert [bands_and_rows.__wrapped__(similarity, 128) for similarity in (0.5, 0.8, 0.9)] == [
+        (25, 5),
+        (9, 13),
+        (5, 25),
+    ]
 
 
 @pytest.mark.parametrize("similarity", [0.6, 0.8])

@@ -20,7 +20,7 @@ from data.samples import decode
 from data.shards import ShardReader
 from data.splits import assign
 from data.text import clean
-from data.tokens import END_OF_DOCUMENT
+from data.vocabulary import END_OF_DOCUMENT
 from tests.corpus import contents, prepared, read_documents, sentences, tiny, write_paragraphs
 
 # webdataset leaves files to the collector

@@ -122,18 +122,11 @@ def test_filling_up_gives_all_that_is_new_and_nothing_to_who_has_enough(new: int
 
 def test_groups_are_spread_so_that_classes_near_their_shares():
     rng = np.random.default_rng(0)
-    groups: list[dict[str | None, int]] = [
-        {"a": int(rng.integers(1, 9)), "b": int(rng.integers(0, 3))} for _ in range(300)
-    ]
-    weights = [0.15, 0.15, 0.7]
-    sizes = {label: sum(group[label] for group in groups) for label in "ab"}
-    balance = Balance(
-        {label: [size * w for w in weights] for label, size in sizes.items()}, {"a": [0] * 3, "b": [0] * 3}
-    )
-    have = {"a": [0] * 3, "b": [0] * 3}
-    for group in sorted(groups, key=lambda group: -sum(group.values())):
-        split = balance.take(group)
-        for label, count in group.items():
-            have[label][split] += count
-    for label, size in sizes.items():
-        assert have[label] == pytest.approx([size * w for w in weights], abs=4)
+    groups = [(int(rng.integers(1, 9)), int(rng.integers(0, 3))) for _ in range(300)]
+    shares, none = np.array([0.15, 0.15, 0.7]), [0, 0, 0]
+    wanted = np.outer(np.sum(groups, axis=0), shares)
+    balance = Balance({"a": wanted[0].tolist(), "b": wanted[1].tolist()}, {"a": none, "b": none})
+    have = np.zeros((2, 3))
+    for a, b in sorted(groups, key=sum, reverse=True):
+        have[:, balance.take({"a": a, "b": b})] += a, b
+    assert have == pytest.approx(wanted, abs=4)

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import data.store
-from configs.errors import DataError, UserError
-from data.store import Object, RangeCache, Store, open_store
+from configs.errors import DataError, OutageError, UserError
+from data.ranges import RangeCache
+from data.store import Object, Store, open_store
 
 SECRET = "wJalrXUtnFEMI"
 KEY = "AKIAIOSFODNN7"
@@ -288,13 +289,13 @@ def test_a_passing_trouble_is_waited_for(trouble: list[tuple[int, bytes] | str],
 def test_a_server_that_stays_broken_is_given_up(server: Script, remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.store, "PATIENCE_S", 0.05)
     server.answers = [(503, b"<Code>SlowDown</Code>")] * 1000
-    with pytest.raises(DataError, match=r"s3://bucket/folder/a: HTTP 503 SlowDown, .* at http.*run the same command"):
+    with pytest.raises(OutageError, match=r"s3://bucket/folder/a: HTTP 503 SlowDown, .* at http.*run the same command"):
         remote.get("a")
 
 
 def test_a_server_that_is_not_there_is_given_up(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.store, "PATIENCE_S", 0.05)
-    with pytest.raises(DataError, match="connection refused"):
+    with pytest.raises(OutageError, match="connection refused"):
         open_store("s3://bucket", endpoint="http://127.0.0.1:9").list()
 
 
@@ -302,7 +303,7 @@ def test_a_server_that_says_nothing_is_given_up(server: Script, monkeypatch: pyt
     monkeypatch.setattr(data.store, "PATIENCE_S", 0.05)
     monkeypatch.setattr(data.store, "STALL_S", 0.05)
     server.answers = ["silence"] * 1000
-    with pytest.raises(DataError, match="no answer in time"):
+    with pytest.raises(OutageError, match="no answer in time"):
         open_store("s3://bucket", endpoint=server.endpoint).get("a")
 
 

@@ -1,80 +1,49 @@
-"""Text to tokens and back: nothing is lost, and only the end of a document ends one."""
+"""Cleaning: off by default, in one fixed order, and never at a loss for hostile input."""
 
 import json
+import sys
 import unicodedata
-from pathlib import Path
+from typing import Any, get_args
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from configs.errors import DataError
-from configs.schema import TextConfig, TokenizerFile, TrainedTokenizer
-from data.text import (
-    END_OF_DOCUMENT,
-    build_tokenizer,
-    encode,
-    id_of,
-    load_tokenizer,
-    normalise,
-    pack,
-    train_tokenizer,
-    unpack,
-    vocabulary_size,
-)
-from tests.corpus import sentences
+from configs.dataset import TextConfig
+from data.text import ODD_MARKS, clean, normalise, remove_punctuation
 
-END = 0
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+FORMS = ["NFC", "NFKC", "NFD", "NFKD"]
+DENOISE = ("html", "xml", "json", "mojibake", "contractions")
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    *({"denoise": (step,)} for step in DENOISE),
+    {"lower_case": True},
+    {"strip_accents": True},
+    {"punctuation": "ascii"},
+    {"punctuation": "remove"},
+    {"white_space": "collapse"},
+    {"numbers": "words"},
+    {"stop_words": "remove"},
+    {"words": "stem"},
+    {"words": "lemmatise"},
+]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer(sentences(100), TrainedTokenizer(kind="bpe", vocabulary_size=400))
+def cleaned(text: str, **options: Any) -> str:
+    return clean(text, TextConfig(**options))
 
 
-def documents(lengths: list[int]) -> list[NDArray[np.int64]]:
-    """Distinct ids from 1 on, so that no token can be taken for another, with END after each document."""
-    ids, found = iter(range(1, 10_000)), []
-    for length in lengths:
-        found.append(np.array([*(next(ids) for _ in range(length)), END]))
-    return found
+def before_this_module(text: str, form: Any) -> str:
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize(form, text).strip()
 
 
-@given(lengths=st.lists(st.integers(0, 30), max_size=12), length=st.integers(2, 20))
-def test_packing_predicts_each_token_once_and_unpacking_gives_the_documents_back(lengths: list[int], length: int):
-    given_ones = documents(lengths)
-    blocks = list(pack(given_ones, length=length, context=END))
-    stream = np.concatenate([*given_ones, np.empty(0, np.int64)])
-    predicted = np.concatenate([*(block[1:] for block in blocks), np.empty(0, np.int64)])
-    assert predicted.tolist() == stream.tolist()
-    assert all(len(block) == length + 1 for block in blocks[:-1])
-    assert all(1 < len(block) <= length + 1 for block in blocks)
-    contexts = [END, *stream.tolist()]
-    assert [int(block[0]) for block in blocks] == [contexts[place * length] for place in range(len(blocks))]
-    if blocks:
-        assert [each.tolist() for each in unpack(blocks, END)] == [each.tolist() for each in given_ones]
-
-
-def test_packing_nothing_makes_no_block():
-    assert list(pack([], length=4, context=END)) == []
-
-
-def test_packing_a_long_document_does_not_wait_for_the_next():
-    def endless():
-        yield np.arange(1, 100)
-        raise AssertionError("a block was ready before this document was asked for")
-
-    assert next(pack(endless(), length=10, context=END)).tolist() == [0, *range(1, 11)]
-
-
-@given(text=TEXT, form=st.sampled_from(["NFC", "NFKC", "NFD", "NFKD"]))
-def test_normal_text_is_in_its_form_without_carriage_returns(text: str, form: str):
-    got = normalise(text, TextConfig(unicode_form=form))  # type: ignore[arg-type]
-    assert unicodedata.is_normalized(form, got)  # type: ignore[arg-type]
+@given(text=TEXT, form=st.sampled_from(FORMS))
+def test_by_itself_cleaning_only_normalises(text: str, form: Any):
+    got = cleaned(text, unicode_form=form)
+    assert got == before_this_module(text, form)
+    assert unicodedata.is_normalized(form, got)
     assert "\r" not in got
     assert got == got.strip()
 
@@ -95,98 +64,221 @@ def test_normalising_removes_marks_of_files_not_of_texts(raw: str, expected: str
 
 
 def test_each_unicode_form_is_its_own():
-    forms = {form: normalise("ﬁé", TextConfig(unicode_form=form)) for form in ("NFC", "NFD", "NFKC", "NFKD")}  # type: ignore[arg-type]
+    forms = {form: cleaned("ﬁé", unicode_form=form) for form in FORMS}
     assert forms == {"NFC": "ﬁé", "NFD": "ﬁe\u0301", "NFKC": "fié", "NFKD": "fie\u0301"}
 
 
-@given(texts=st.lists(TEXT, max_size=5))
-def test_every_text_comes_back_from_its_tokens(tokenizer: Tokenizer, texts: list[str]):
-    end = id_of(tokenizer, END_OF_DOCUMENT)
-    encoded = list(encode(tokenizer, texts, end))
-    assert [int(ids[-1]) for ids in encoded] == [end] * len(texts)
-    assert [tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) for ids in encoded] == texts
+def test_half_a_character_is_replaced_and_two_halves_are_joined():
+    assert cleaned("a\ud800b \ud83d\ude00") == "a�b 😀"
 
 
-def test_chunks_do_not_change_the_tokens(tokenizer: Tokenizer):
-    texts = sentences(50, seed=3)
-    whole = [ids.tolist() for ids in encode(tokenizer, texts, END)]
-    assert [ids.tolist() for ids in encode(tokenizer, texts, END, chunk_characters=1)] == whole
+@pytest.mark.parametrize("form", FORMS)
+def test_long_runs_of_marks_are_cut_so_that_sorting_them_takes_linear_time(form: Any):
+    got = cleaned("a" + "\u0327\u0301" * 50_000, unicode_form=form)
+    assert got.count("\u034f") == pytest.approx(100_000 / 256, abs=2)
+    assert cleaned(got, unicode_form=form) == got
 
 
-def test_the_end_token_spelled_out_in_a_text_makes_no_boundary(tokenizer: Tokenizer):
-    end = id_of(tokenizer, END_OF_DOCUMENT)
-    texts = [f"a {END_OF_DOCUMENT} b", END_OF_DOCUMENT, f"{END_OF_DOCUMENT}{END_OF_DOCUMENT}"]
-    encoded = list(encode(tokenizer, texts, end))
-    assert all((ids == end).sum() == 1 for ids in encoded)
-    blocks = list(pack(encoded, length=7, context=end))
-    back = [tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) for ids in unpack(blocks, end)]
-    assert back == texts
+def test_runs_that_people_write_are_not_cut():
+    assert "\u034f" not in cleaned("Z" + "\u0327\u0301" * 100 + "algo é")
 
 
-def test_training_twice_gives_the_same_tokenizer():
-    config = TrainedTokenizer(kind="bpe", vocabulary_size=350)
-    assert train_tokenizer(sentences(80), config).to_str() == train_tokenizer(sentences(80), config).to_str()
+def test_every_character_that_becomes_marks_alone_counts_as_a_mark():
+    for character in map(chr, range(sys.maxunicode + 1)):
+        if unicodedata.combining(unicodedata.normalize("NFKD", character)[0]):
+            assert unicodedata.combining(character) or character in ODD_MARKS
 
 
-def test_a_trained_vocabulary_has_every_byte_and_at_most_the_size_asked_for(tokenizer: Tokenizer):
-    assert vocabulary_size(tokenizer) == tokenizer.get_vocab_size() == 400
-    least = train_tokenizer(["a"], TrainedTokenizer(kind="bpe", vocabulary_size=5000))
-    assert vocabulary_size(least) == 257
+def test_every_option_of_the_config_is_known_here():
+    assert set(DENOISE) == set(get_args(get_args(TextConfig.model_fields["denoise"].annotation)[0]))
 
 
-def test_the_vocabulary_of_a_tokenizer_with_holes_reaches_its_largest_id():
-    assert vocabulary_size(Tokenizer(models.WordLevel({"a": 0, "<eos>": 70_000}, unk_token="a"))) == 70_001
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@given(text=TEXT, form=st.sampled_from(FORMS), language=st.sampled_from(["en", "fr"]))
+def test_every_option_takes_every_text_and_keeps_its_form(options: dict[str, Any], text: str, form: str, language: str):
+    got = cleaned(text, unicode_form=form, language=language, **options)
+    assert unicodedata.is_normalized(form, got)  # type: ignore[arg-type]
+    assert got == got.strip()
+    got.encode()
 
 
-def test_a_saved_tokenizer_encodes_as_the_trained_one(tokenizer: Tokenizer, tmp_path: Path):
-    path = tmp_path / "tokenizer.json"
-    tokenizer.save(str(path))
-    loaded, end = build_tokenizer(TokenizerFile(kind="file", path=str(path)), [])
-    assert end == END_OF_DOCUMENT
-    texts = sentences(20, seed=9)
-    expected = [ids.tolist() for ids in encode(tokenizer, texts, END)]
-    assert [ids.tolist() for ids in encode(loaded, texts, END)] == expected
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("repeated", [*"a<&'é1 \n,[Ã’\u0301", "<div>", "<!--", "<a b='", "&#1", "1,234", "a'", '["'])
+def test_repetition_without_end_takes_linear_time(options: dict[str, Any], repeated: str):
+    cleaned(repeated * (30_000 // len(repeated)), **options)
 
 
-def test_truncation_and_padding_of_a_loaded_tokenizer_are_off(tokenizer: Tokenizer, tmp_path: Path):
-    other = Tokenizer.from_str(tokenizer.to_str())
-    other.enable_truncation(3)
-    other.enable_padding(length=50)
-    text = sentences(1)[0]
-    assert next(encode(other, [text], END)).tolist() == next(encode(tokenizer, [text], END)).tolist()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_megabyte_of_one_letter_takes_linear_time(options: dict[str, Any]):
+    assert cleaned("a" * 1_000_000, **options) == "a" * 1_000_000
 
 
-def test_a_tokenizer_file_is_refused_by_what_it_lacks(tokenizer: Tokenizer, tmp_path: Path):
-    path = tmp_path / "tokenizer.json"
-    with pytest.raises(DataError, match="does not exist"):
-        load_tokenizer(path, "<eos>")
-    path.write_text("{")
-    with pytest.raises(DataError, match="is not a tokenizer"):
-        load_tokenizer(path, "<eos>")
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="is not a tokenizer"):
-        load_tokenizer(path, "<eos>")
-    path.write_text(json.dumps({"model": {"type": "BPE"}}))
-    with pytest.raises(DataError, match="is not a tokenizer"):
-        load_tokenizer(path, "<eos>")
-    tokenizer.save(str(path))
-    with pytest.raises(DataError, match=r"'<eos>' is not in the vocabulary.*special tokens are: <\|endoftext\|>"):
-        load_tokenizer(path, "<eos>")
+def test_a_page_becomes_its_visible_text_with_paragraphs_apart():
+    page = """<!DOCTYPE html><html><head><title>T</title><style>a{}</style></head><body><nav>Menu</nav>
+        <h1>Big &amp; <i>small</i></h1><p>One
+        two<br>three<br><br>four &eacute; a&nbsp;b</p><ul><li>x<li>y</ul>
+        <table><tr><td>a<td>b<tr><td>c</table><pre>  k
+   l</pre><script>if (a<b) {}</script><!-- no --><footer>f</footer><p>end"""
+    assert cleaned(page, denoise=("html",)) == (
+        "Big & small\n\nOne two\nthree\n\nfour é a\xa0b\n\nx\ny\n\na b\nc\n\n  k\n   l\n\nend"
+    )
 
 
-def words(*special: str) -> Tokenizer:
-    """A tokenizer of whole words that knows two and an end, which is a word like others unless it is special."""
-    made = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<eos>": 2}))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([AddedToken(token, special=True) for token in special])
-    return made
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<p>a</b></p></div><p>b", "a\n\nb"),
+        ("<p>a<p", "a"),
+        ("a < b &lt;3\n\nno tag", "a < b <3\n\nno tag"),
+        ("R&D &#x2014; &unknown;", "R&D — &unknown;"),
+        ("<b>wo</b>rd", "word"),
+        ('<a title="x>y">t</a>', "t"),
+        ("<script>only</script>", ""),
+        ("&#" + "1" * 5000 + ";", "�"),
+        ("<p>\x00a", "�a"),
+    ],
+)
+def test_malformed_pages_are_read_as_browsers_do(page: str, expected: str):
+    assert cleaned(page, denoise=("html",)) == expected
 
 
-def test_a_document_that_holds_the_end_as_an_ordinary_token_is_refused():
-    with pytest.raises(DataError, match="the document that begins 'a <eos> b' holds '<eos>' as text"):
-        list(encode(words(), ["a b", "a <eos> b"], 2))
+def test_deep_nesting_takes_linear_time():
+    assert cleaned("<div>" * 50_000 + "x", denoise=("html",)) == "x"
+    assert cleaned("<a>" * 50_000 + "x" + "</a>" * 50_000, denoise=("xml",)) == "x"
 
 
-def test_a_document_that_the_tokenizer_cannot_encode_is_refused():
-    with pytest.raises(DataError, match="cannot be encoded"):
-        list(encode(words(), ["a c"], 2))
+def test_elements_that_hold_elements_alone_are_lines_and_text_is_not_broken():
+    document = """<?xml version="1.0" encoding="latin-1"?>
+<doc><!-- no -->
+ <title>A</title>
+ <body>He <b>wo</b>rld &amp; é <![CDATA[<z>]]>
+
+next</body>
+ <l><i>1</i><i>2</i></l></doc>"""
+    assert cleaned(document, denoise=("xml",)) == "A\nHe world & é <z>\n\nnext\n1\n2"
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("<p>a</p>\n<p>b & c &eacute;</p>", "a\nb & c é"),
+        ("<a>x<b>y</a>", "x y"),
+        ("a < b > c", "a < b > c"),
+        ("<3 you", "<3 you"),
+        ('<!DOCTYPE html PUBLIC "x" "http://127.0.0.1:9/x"><a>&eacute;t&eacute; &foo;</a>', "été &foo;"),
+    ],
+)
+def test_malformed_xml_loses_its_tags_and_other_text_stays(document: str, expected: str):
+    assert cleaned(document, denoise=("xml",)) == expected
+
+
+def test_entities_that_a_document_declares_are_not_expanded():
+    levels = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
+    bomb = f'<?xml version="1.0"?><!DOCTYPE l [<!ENTITY l0 "lol">{levels}]><l>a &l9; b</l>'
+    assert cleaned(bomb, denoise=("xml",)) == "a &l9; b"
+    outside = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>p&x;q</a>'
+    assert cleaned(outside, denoise=("xml",)) == "p&x;q"
+    assert cleaned(outside, denoise=("html",)) == "]>p&x;q"
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_json_becomes_its_strings_in_order(value: Any):
+    def strings(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            value = list(value.values())
+        return (
+            [value]
+            if isinstance(value, str)
+            else [s for v in value for s in strings(v)]
+            if isinstance(value, list)
+            else []
+        )
+
+    expected = normalise("\n".join(strings([value])), TextConfig())
+    assert cleaned(json.dumps([value]), denoise=("json",)) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ('{"a": "x", "a": "y"}', "x\ny"),
+        ('["' + "9" * 10 + '", ' + "9" * 5000 + "]", "9" * 10),
+        ('{"a": 1', '{"a": 1'),
+        ("[note] no JSON", "[note] no JSON"),
+        ('"a quotation"', '"a quotation"'),
+        ("2024", "2024"),
+        ("[" * 10_000, "[" * 10_000),
+        (r'["\ud800"]', "�"),
+        ('["a\nb"]', "a\nb"),
+    ],
+)
+def test_only_whole_objects_and_arrays_are_json(document: str, expected: str):
+    assert cleaned(document, denoise=("json",)) == expected
+
+
+def test_pages_inside_json_are_opened_and_the_order_of_the_steps_in_the_config_means_nothing():
+    document = json.dumps({"id": 7, "body": '<p>It&quot;s <a href="x">here</a></p><p>l\u00e2\u20ac\u2122\u00e9t\u00e9'})
+    for steps in (("html", "json", "mojibake"), ("mojibake", "json", "html")):
+        assert cleaned(document, denoise=steps) == 'It"s here\n\nl’été'
+
+
+def test_xml_is_not_read_as_html():
+    assert cleaned('<?xml version="1.0"?><r><title/><nav>kept</nav></r>', denoise=("html", "xml")) == "kept"
+    assert cleaned('<?xml version="1.0"?><html><nav>no</nav><p>yes</p></html>', denoise=("html", "xml")) == "yes"
+
+
+def test_mojibake_is_mended_line_by_line_and_nothing_else_changes():
+    assert cleaned("lâ€™Ã©tÃ© dÃ©jÃ\xa0\nl’été “déjà” ﬁ &amp; １", denoise=("mojibake",)) == (
+        "l’été déjà\nl’été “déjà” ﬁ &amp; １"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lower_case": True}, "“été” — ñandú…\n(straße) йод $5 l'île"),
+        ({"strip_accents": True}, "“Ete” — Nandu…\n(Straße) иод $5 l'ile"),
+        ({"punctuation": "ascii"}, '"Été" - Ñandú...\n(Straße) йод $5 l\'île'),
+        ({"punctuation": "remove"}, "Été Ñandú\nStraße йод 5 l île"),
+        ({"white_space": "collapse"}, "“Été” — Ñandú… (Straße) йод $5 l'île"),
+    ],
+)
+def test_surface_options_do_what_they_say(options: dict[str, Any], expected: str):
+    assert cleaned("“Été” — Ñandú…\n(Straße) йод $5 l'île", **options) == expected
+
+
+def test_vowel_signs_are_letters_not_accents():
+    assert cleaned("हिन्दी", strip_accents=True) == "हिन्दी"
+
+
+@given(text=TEXT)
+def test_removed_punctuation_never_joins_words_nor_leaves_a_mark(text: str):
+    got = remove_punctuation(text)
+    assert not any(unicodedata.category(each)[0] == "P" for each in got)
+    kept = "".join(" " if unicodedata.category(each)[0] == "P" or each in "$+<=>^`|~" else each for each in text)
+    assert got.split() == kept.split()
+    assert remove_punctuation(text + "é") + remove_punctuation("𐄀a") == remove_punctuation(text + "éa")
+
+
+def test_the_order_of_all_options_is_the_documented_one():
+    everything: dict[str, Any] = {
+        "lower_case": True,
+        "strip_accents": True,
+        "punctuation": "remove",
+        "white_space": "collapse",
+        "numbers": "words",
+        "stop_words": "remove",
+        "words": "lemmatise",
+    }
+    french = cleaned(
+        "<p>Les  chevaux d'Éric ont mangé 2,5 kg\nd’herbe…</p>", denoise=("html",), language="fr", **everything
+    )
+    assert french == "cheval eric manger deux virgule cinq kg herbe"
+    english = cleaned("They've fed the 21st horse; it's John’s “houses”!", denoise=("contractions",), **everything)
+    assert english == "feed twenty first horse john house"

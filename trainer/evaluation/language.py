@@ -13,10 +13,10 @@ from torch import nn
 from configs.folder import RunFolder
 from configs.schema import CausalLMConfig, LanguageEvaluation, RunConfig
 from data.manifest import Manifest, Split
+from data.packing import Ids, unpack
 from data.progress import Progress, rate, say
 from data.samples import decode
 from data.shards import ShardReader
-from data.packing import Ids, unpack
 from trainer.distributed import World
 from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
 from trainer.evaluation.generate import generate

