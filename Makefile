@@ -43,7 +43,7 @@ golden: $(READY)  ## write the golden files and the configuration's JSON schema 
 
 lock:  ## resolve the dependencies anew and write requirements.lock
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet --editable '.[dev,store]'
 	{ echo "# Every package that trainworks and its tests run with, on Python 3.11. Made by: make lock"; \
 	  $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' | sort -f; } > requirements.lock
 	rm -rf $(VENV)-lock

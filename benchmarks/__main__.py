@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from benchmarks import data, loop
 from benchmarks.harness import Case, run, select
-from benchmarks.loop import CASES
 
+CASES = (*loop.CASES, *data.CASES)
 DEFAULT_ROUNDS = 10
 
 

@@ -4,13 +4,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Say = Callable[[str], None]
 
@@ -27,26 +28,27 @@ class Round:
     seconds: float
     """Wall time"""
     cpu_s: float
-    """Processor time of the side's process, which a busy machine disturbs less"""
+    """Processor time of the side's process and its children, which a busy machine disturbs less"""
     outputs: Any
-
-    @property
-    def rate(self) -> float:
-        return self.amount / self.seconds
 
 
 @dataclass
 class Stopwatch:
-    """Wall and processor time from `start` to `stop`."""
+    """Wall and processor time from `start` to `stop`, that of processes that have ended meanwhile included."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
 
     def start(self) -> None:
-        self._begun = time.perf_counter(), time.process_time()
+        self._begun = time.perf_counter(), _processor_s()
 
     def stop(self) -> None:
-        self.seconds, self.cpu_s = time.perf_counter() - self._begun[0], time.process_time() - self._begun[1]
+        self.seconds, self.cpu_s = time.perf_counter() - self._begun[0], _processor_s() - self._begun[1]
+
+
+def _processor_s() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Case:
     """Sets both sides up, outside every timing, and takes them down"""
     check: Callable[[Any, Any], str | None]
     """What is wrong between the outputs of ours and the peer's; None when they are equal"""
+    clock: Literal["seconds", "cpu_s"] = "seconds"
+    """Which of a round's times a rate is over: wall time, or core-seconds"""
+
+    def rate(self, done: Round) -> float:
+        return done.amount / getattr(done, self.clock)
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,16 @@ def run(case: Case, rounds: int, say: Say) -> Result:
     result = summarise(case, ours, peer, problem, versions)
     if result.ratio is not None:
         pairs = list(zip(ours, peer, strict=True))
-        ratios = [mine.rate / other.rate for mine, other in pairs]
-        work = statistics.median(mine.amount / mine.cpu_s / (other.amount / other.cpu_s) for mine, other in pairs)
+        ratios = [case.rate(mine) / case.rate(other) for mine, other in pairs]
+        kind, clock = ("wall", "seconds") if case.clock == "cpu_s" else ("processor", "cpu_s")
+        beside = replace(case, clock=clock)
+        other_ratio = statistics.median(beside.rate(mine) / beside.rate(other) for mine, other in pairs)
         verdict = "goal met" if result.passed else "FAILED: below the goal" if not problem else "not counted"
-        say(f"  ours {result.ours:,.0f} {case.unit}, peer {result.peer:,.0f} {case.unit} (medians of {len(ours)})")
+        assert result.ours is not None
+        assert result.peer is not None
+        say(f"  ours {figure(result.ours)} {case.unit}, peer {figure(result.peer)} (medians of {len(ours)})")
         say(f"  ratio {result.ratio:.3f} ({spread(ratios)}), goal {case.goal:g}: {verdict}")
-        say(f"  the same ratio of processor time: {work:.3f}; far from the one above, the machine was busy")
+        say(f"  the same ratio of {kind} time: {other_ratio:.3f}; far from the one above, the machine was busy")
     say(result.line())
     return result
 
@@ -142,8 +153,8 @@ def alternate(case: Case, pair: Pair, rounds: int, say: Say) -> tuple[list[Round
             (ours if mine else peer).append(pair.ours() if mine else pair.peer())
         if problem := case.check(ours[-1].outputs, peer[-1].outputs):
             return ours, peer, f"round {number + 1}: {problem}"
-        one, other = ours[-1].rate, peer[-1].rate
-        say(f"  round {number + 1}/{rounds}: {one:,.0f} / {other:,.0f} {case.unit} = {one / other:.3f}")
+        one, other = case.rate(ours[-1]), case.rate(peer[-1])
+        say(f"  round {number + 1}/{rounds}: {figure(one)} / {figure(other)} {case.unit} = {one / other:.3f}")
     return ours, peer, None
 
 
@@ -151,11 +162,11 @@ def summarise(
     case: Case, ours: Sequence[Round], peer: Sequence[Round], problem: str | None, versions: Mapping[str, str]
 ) -> Result:
     """Medians over the rounds; without a round there are no figures."""
-    ratios = [mine.rate / other.rate for mine, other in zip(ours, peer, strict=True)]
+    ratios = [case.rate(mine) / case.rate(other) for mine, other in zip(ours, peer, strict=True)]
     return Result(
         case=case.name,
-        ours=statistics.median(r.rate for r in ours) if ours else None,
-        peer=statistics.median(r.rate for r in peer) if peer else None,
+        ours=statistics.median(map(case.rate, ours)) if ours else None,
+        peer=statistics.median(map(case.rate, peer)) if peer else None,
         ratio=statistics.median(ratios) if ratios else None,
         goal=case.goal,
         outputs_equal=problem is None,
@@ -163,6 +174,11 @@ def summarise(
         rounds=len(ratios),
         versions=versions,
     )
+
+
+def figure(rate: float) -> str:
+    """A rate with about three digits that mean something."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def spread(ratios: Sequence[float]) -> str:

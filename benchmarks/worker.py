@@ -37,8 +37,11 @@ def worker(side: str, folder: Path, log: Path, *, threads: int) -> Iterator[Call
     environment |= {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "ARROW_IO_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [sys.executable, "-m", "benchmarks.worker", side, str(folder)]

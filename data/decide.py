@@ -18,7 +18,7 @@ from configs.errors import DataError
 from configs.folder import sync
 from data.splits import SPLITS, bounds, shares
 from data.strata import stratify
-from data.tables import compare, drop_equal, drop_near, load, number, open_database
+from data.tables import compare, drop_equal, drop_near, load, number, open_database, repeats
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Database
@@ -129,7 +129,9 @@ def decide(
         dropped = dict(database.execute("SELECT reason, count(*) FROM dropped GROUP BY 1 ORDER BY 1").fetchall())
         total = number(database, "SELECT count(*) FROM documents")
         moved = number(
-            database, "SELECT count(*) FROM before JOIN placed USING (id) WHERE before.split <> placed.split"
+            database,
+            "SELECT count(*) FROM before JOIN names USING (number) JOIN placed USING (id)"
+            " WHERE names.split <> placed.split",
         )
     checks = check(out, facts, near, work=work)
     if config.previous:
@@ -147,7 +149,7 @@ def placements_of(path: Path, piece: int) -> pa.Table:
 def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, *, work: Path) -> dict[str, int]:
     """How many contents, groups and, where there are signatures, nearly equal documents stand in two splits or folds.
 
-    Reads what was written. Near duplicates are looked for between the first document of each split in each bucket.
+    Reads what was written. Near duplicates are looked for as when they are dropped.
     """
     with open_database(work) as database:
         load(database, facts)
@@ -157,44 +159,47 @@ def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, 
             " JOIN placements p ON d.id = (p.piece::BIGINT << 32) + p.row WHERE p.split IS NOT NULL"
         )
         found = {
-            "content in two splits": number(
+            "content in two splits": _divided(database, "SELECT key_high, key_low, id FROM kept ORDER BY ALL"),
+            "group in two splits": _divided(
                 database,
-                "SELECT count(*) FROM (SELECT 1 FROM kept GROUP BY key_high, key_low HAVING min(split) <> max(split))",
-            ),
-            "group in two splits": number(
-                database,
-                "SELECT count(*) FROM (SELECT 1 FROM kept WHERE group_high IS NOT NULL"
-                " GROUP BY group_high, group_low HAVING min(split) <> max(split))",
+                "SELECT group_high, group_low, id FROM kept WHERE group_high IS NOT NULL ORDER BY ALL",
             ),
         }
         if near:
+            repeats(database, "crowded", "SELECT hash, id FROM buckets SEMI JOIN kept USING (id) ORDER BY ALL")
             database.execute(
-                "CREATE TABLE divided AS SELECT hash FROM buckets JOIN kept USING (id)"
-                " GROUP BY hash HAVING min(split) <> max(split)"
-            )
-            database.execute(
-                "CREATE TABLE firsts AS SELECT hash, split, min(id) AS id"
-                " FROM buckets JOIN divided USING (hash) JOIN kept USING (id) GROUP BY hash, split"
-            )
-            database.execute(
-                "CREATE TABLE pairs AS SELECT DISTINCT b.id, a.id AS earlier FROM firsts a JOIN firsts b USING (hash)"
-                " WHERE a.split <> b.split AND a.id < b.id"
+                "CREATE VIEW pairs AS SELECT p.id, p.earlier"
+                " FROM (SELECT id, unnest([first, before]) AS earlier FROM crowded) p"
+                " JOIN kept a ON a.id = p.id JOIN kept b ON b.id = p.earlier WHERE a.split <> b.split"
             )
             compare(database, facts, work, near.similarity)
             found["near duplicate in two splits"] = number(database, "SELECT count(DISTINCT id) FROM alike")
     return found
 
 
+def _divided(database: "Database", ordered: str) -> int:
+    """How many keys of a query (key columns, id) have documents in more than one split."""
+    repeats(database, "equal", ordered)
+    count = number(
+        database,
+        "SELECT count(DISTINCT e.first) FROM equal e JOIN kept a ON a.id = e.id JOIN kept b ON b.id = e.first"
+        " WHERE a.split <> b.split",
+    )
+    database.execute("DROP TABLE equal")
+    return count
+
+
 def _place(database: "Database", config: SplitConfig, name: str) -> None:
     """Make the table `placed` (id, split); what shares a place (a group, or equal contents) goes to one split."""
-    classes = number(database, "SELECT count(DISTINCT label) FROM kept")
+    classes = number(database, "SELECT count(label) FROM (SELECT DISTINCT label FROM kept)")
     if classes > MAX_CLASSES:
         raise DataError(
             f"{name}: label_field has {classes} different values, at most {MAX_CLASSES} can be classes; "
             "name another field, or none"
         )
     database.execute("CREATE TABLE fixed (place UBIGINT, split VARCHAR)")
-    database.execute("CREATE TABLE before (id BIGINT, split VARCHAR)")
+    database.execute("CREATE TABLE before (id BIGINT, number INTEGER)")
+    database.register("names", pa.table({"split": list(shares(config)), "number": range(len(shares(config)))}))
     if config.previous:
         _keep_previous(database, Path(config.previous) / ASSIGNMENTS_FILE, config)
     if config.stratify:
@@ -220,14 +225,19 @@ def _keep_previous(database: "Database", path: Path, config: SplitConfig) -> Non
             f"{', '.join(names)}; keep data.splits.folds and the shares as they were, or give no previous"
         )
     database.execute(
-        "INSERT INTO before SELECT id, min(e.split) FROM kept JOIN earlier e USING (key_high, key_low) GROUP BY id"
+        "INSERT INTO before SELECT id, min(number) FROM kept JOIN earlier USING (key_high, key_low)"
+        " JOIN names USING (split) GROUP BY id"
     )
     database.execute(
-        "INSERT INTO fixed SELECT place, min({'n': -n, 'split': split}).split FROM ("
-        " SELECT place, split, count(*) AS n FROM ("
-        "  SELECT k.place, b.split FROM kept k JOIN before b USING (id) UNION ALL"
-        "  SELECT k.place, e.split FROM kept k JOIN earlier e USING (group_high, group_low)"
-        " ) GROUP BY place, split) GROUP BY place"
+        "CREATE TABLE votes AS SELECT place, number, count(*) AS count FROM ("
+        " SELECT place, number FROM kept JOIN before USING (id) UNION ALL"
+        " SELECT place, number FROM kept JOIN earlier USING (group_high, group_low) JOIN names USING (split)"
+        ") GROUP BY place, number"
+    )
+    database.execute(  # one number of both: a state of fixed size goes to the disk where a text or a struct cannot
+        "INSERT INTO fixed SELECT place, split FROM ("
+        " SELECT place, 255 - (max((count << 8) + 255 - number) & 255) AS number FROM votes GROUP BY place"
+        ") JOIN names USING (number)"
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from data.tables import insert
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Database
 
@@ -80,7 +82,8 @@ def stratify(database: "Database", shares: Mapping[str, float]) -> None:
         groups = groupby(iter(reader.fetchone, None), key=itemgetter(0))
         chosen = ((place, splits[balance.take({label: n for _, label, n in rows})]) for place, rows in groups)
         while batch := list(islice(chosen, _BATCH)):
-            _fix(database, batch)
+            places, names = zip(*batch, strict=True)
+            insert(database, "fixed", {"place": pa.array(places, pa.uint64()), "split": names})
     _fill_up(database, sizes, splits, weights)
 
 
@@ -91,13 +94,6 @@ def _standing(database: "Database", sizes: Mapping[Label, int], splits: list[str
     for label, split, count in rows:
         have[label][splits.index(split)] = count
     return have
-
-
-def _fix(database: "Database", chosen: list[tuple[int, str]]) -> None:
-    places, splits = zip(*chosen, strict=True)
-    database.register("chosen", pa.table({"place": pa.array(places, pa.uint64()), "split": pa.array(splits)}))
-    database.execute("INSERT INTO fixed SELECT * FROM chosen")
-    database.unregister("chosen")
 
 
 def _fill_up(database: "Database", sizes: Mapping[Label, int], splits: list[str], weights: list[float]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MEMORY = "384MB"  # of the database; what does not fit goes to the disk
 _FOLDER = "tables"
-_BATCH = 1 << 13  # signatures in memory
+_ROWS, _SIGNATURES = 1 << 18, 1 << 13  # in memory
 
 
 @contextmanager
@@ -43,7 +43,8 @@ def open_database(work: Path) -> "Iterator[Database]":
             yield database
     except duckdb.OutOfMemoryException as error:
         raise UserError(
-            f"{work}: finding duplicates and splits needs more disk than is free; make room and run again: {error}"
+            f"{work}: finding duplicates and splits needs more than {MEMORY} of memory and the free disk; "
+            f"make room there and run again: {error}"
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,13 +73,41 @@ def number(database: "Database", query: str) -> int:
     return row[0]
 
 
+def repeats(database: "Database", table: str, ordered: str) -> None:
+    """Make a table of the rows (key columns, id) of an ordered query that have the key of the row before them.
+
+    It has the columns id, `first` of its key and `before`, the id before it. From a sorted stream, as a sort takes any
+    number of rows and any number of equal ones where aggregates and windows fail when a part of them is too large.
+    """
+    database.execute(f"CREATE TABLE {table} (id BIGINT, first BIGINT, before BIGINT)")
+    last: list[NDArray[Any]] = []
+    first = 0
+    with database.cursor() as reader:
+        for batch in reader.query(ordered).to_arrow_reader(_ROWS):
+            columns = [column.to_numpy() for column in batch.columns]
+            same = np.ones(len(batch), dtype=bool)
+            for k, key in enumerate(columns[:-1]):
+                same[1:] &= key[1:] == key[:-1]
+                same[0] &= bool(last) and bool(key[0] == last[k][-1])
+            ids = columns[-1]
+            before = np.concatenate([last[-1][-1:] if last else ids[:1], ids[:-1]])
+            starts = np.maximum.accumulate(np.where(same, -1, np.arange(len(ids))))
+            firsts = np.where(starts < 0, first, ids[starts])
+            last, first = columns, int(firsts[-1])
+            insert(database, table, {"id": ids[same], "first": firsts[same], "before": before[same]})
+
+
+def insert(database: "Database", table: str, columns: Mapping[str, Any]) -> None:
+    """Add rows to a table, given as a column each."""
+    database.register("added", pa.table(dict(columns)))
+    database.table("added").insert_into(table)
+    database.unregister("added")
+
+
 def drop_equal(database: "Database") -> None:
     """Note all but the first of documents with one key in `dropped`."""
-    database.execute(
-        "INSERT INTO dropped SELECT d.id, 'duplicate', f.id FROM documents d JOIN"
-        " (SELECT key_high, key_low, min(id) AS id FROM documents GROUP BY 1, 2 HAVING count(*) > 1) f"
-        " USING (key_high, key_low) WHERE d.id <> f.id"
-    )
+    repeats(database, "equal", "SELECT key_high, key_low, id FROM documents ORDER BY ALL")
+    database.execute("INSERT INTO dropped SELECT id, 'duplicate', first FROM equal")
 
 
 def drop_near(database: "Database", facts: Sequence[Path], work: Path, similarity: float) -> None:
@@ -87,14 +116,9 @@ def drop_near(database: "Database", facts: Sequence[Path], work: Path, similarit
     Each is compared with the first document of its bands' buckets and with the one before it, so that the work grows
     with the number of documents however large a bucket is.
     """
+    repeats(database, "crowded", "SELECT hash, id FROM buckets ORDER BY ALL")
     database.execute(
-        "CREATE TABLE firsts AS SELECT hash, min(id) AS first FROM buckets GROUP BY hash HAVING count(*) > 1"
-    )
-    database.execute(
-        "CREATE TABLE pairs AS SELECT DISTINCT id, earlier FROM ("
-        " SELECT id, unnest([first, lag(id) OVER (PARTITION BY hash ORDER BY id)]) AS earlier"
-        "  FROM buckets JOIN firsts USING (hash)"
-        " ) WHERE earlier < id AND id NOT IN (SELECT id FROM dropped)"
+        "CREATE VIEW pairs AS SELECT id, unnest([first, before]) AS earlier FROM crowded ANTI JOIN dropped USING (id)"
     )
     compare(database, facts, work, similarity)
     database.execute("INSERT INTO dropped SELECT id, 'near duplicate', min(earlier) FROM alike GROUP BY id")
@@ -105,15 +129,16 @@ def compare(database: "Database", facts: Sequence[Path], work: Path, similarity:
     database.execute("CREATE TABLE alike (id BIGINT, earlier BIGINT)")
     path = work / _FOLDER / "signatures"
     starts, hashes = _lay_out(facts, path)
+    last = np.zeros((2, 1), dtype=np.int64)  # of the pairs before; no document comes before itself
     with database.cursor() as reader, path.open("rb", buffering=0) as file:
-        for batch in reader.query("FROM pairs ORDER BY id, earlier").to_arrow_reader(_BATCH):
-            ids, earlier = (column.to_numpy() for column in batch.columns)
-            places = [starts[part >> 32] + (part & 0xFFFFFFFF) for part in (ids, earlier)]
+        for batch in reader.query("FROM pairs ORDER BY ALL").to_arrow_reader(_SIGNATURES):
+            pairs = np.stack([column.to_numpy() for column in batch.columns])
+            new = (np.diff(np.concatenate([last, pairs], axis=1)) != 0).any(axis=0)  # a pair may share many bands
+            last, pairs = pairs[:, -1:], pairs[:, new]
+            places = starts[pairs >> 32] + (pairs & 0xFFFFFFFF)
             equal = _read(file, places[0], hashes) == _read(file, places[1], hashes)
-            found = batch.filter(pa.array(equal.mean(axis=1) >= similarity))
-            database.register("found", pa.Table.from_batches([found]))
-            database.execute("INSERT INTO alike FROM found")
-            database.unregister("found")
+            found = pairs[:, equal.mean(axis=1) >= similarity]
+            insert(database, "alike", {"id": found[0], "earlier": found[1]})
     path.unlink()
 
 
@@ -135,7 +160,7 @@ def _lay_out(facts: Sequence[Path], path: Path) -> tuple[NDArray[np.int64], int]
         for piece in facts:
             starts.append(start)
             with pq.ParquetFile(piece) as table:
-                for batch in table.iter_batches(_BATCH, columns=["row", "signature"]):
+                for batch in table.iter_batches(_SIGNATURES, columns=["row", "signature"]):
                     rows = batch.column(0).to_numpy()
                     found = np.frombuffer(b"".join(batch.column(1).to_pylist()), dtype="<u4").reshape(len(rows), -1)
                     hashes = found.shape[1]

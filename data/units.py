@@ -105,7 +105,7 @@ class Workers:
 def _context() -> multiprocessing.context.ForkServerContext:
     """Workers are forked from a process that has imported everything and started nothing: a fork loses threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data.prepare"])
+    context.set_forkserver_preload(["data.reading", "data.filters", "data.overlap", "data.encoding", "data.writing"])
     return context
 
 

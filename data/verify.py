@@ -31,7 +31,7 @@ from data.verifying import Checked, Expected, check_shard
 
 Report = Callable[[str], None]
 
-_WORTHWHILE_BYTES = 64 << 20  # for each process: starting one takes about as long as reading these
+_WORTHWHILE_BYTES = 256 << 20  # for each process: starting one takes about as long as reading these
 
 
 def parser() -> argparse.ArgumentParser:

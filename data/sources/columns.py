@@ -34,7 +34,7 @@ class Columns:
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for name in (self.content, self.label, self.group) if name))
 
-    @property
+    @cached_property
     def setting(self) -> str:
         return f"data.source.{'text' if self.kind == 'text' else 'image'}_field"
 
@@ -42,12 +42,13 @@ class Columns:
         """The row's record; a document over the limit is dropped. Raises Unusable."""
         value = _cell(row, self.content, self.setting)
         content = self._text(value) if self.kind == "text" else self._image(value, beside)
-        label = self._name(row, self.label, "label")
+        label = self._name(row, self.label, "label") if self.label else None
+        group = self._name(row, self.group, "group") if self.group else None
         if self.label and not label:
             raise Unusable(f"column {self.label!r} is empty; every sample needs a class: set data.source.label_field")
         if self.limit and _bytes_of(content, self.limit) > self.limit:
             return Drop(TOO_LONG, origin, excerpt(content))
-        return Record(content, origin, label, self._name(row, self.group, "group") or None)
+        return Record(content, origin, label, group or None)
 
     def check(self, present: list[str]) -> None:
         """Raise Unusable if one of the columns is not there."""
@@ -80,9 +81,7 @@ class Columns:
             f"column {self.content!r} holds {_what(value)}, expected an encoded image or its path; set {self.setting}"
         )
 
-    def _name(self, row: Mapping[str, Any], column: str | None, what: str) -> str | None:
-        if column is None:
-            return None
+    def _name(self, row: Mapping[str, Any], column: str, what: str) -> str | None:
         value = _cell(row, column, f"data.source.{what}_field")
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # what tables make of whole numbers beside gaps

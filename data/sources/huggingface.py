@@ -132,16 +132,15 @@ class HuggingFace:
         with explained(self.config):
             table = self._load(self.commit, streaming=False)
             if re.search(r"[+[]", self.config.split):  # slices and sums of splits are no files
-                folder = self.scratch / f"slice-{key}"
-                table.save_to_disk(folder, embed_external_files=False)  # files that it names are not copied unseen
-                table = Dataset.load_from_disk(str(folder))
-            found = []
-            for each in table.cache_files:
-                path = Path(each["filename"]).resolve()
+                paths = [_write(table, self.scratch / f"slice-{key}.arrow")]
+            else:
+                paths = [Path(each["filename"]) for each in table.cache_files]
+            found, root = [], self.scratch.resolve()
+            for path in (each.resolve() for each in paths):
                 part = Dataset.from_file(str(path))
-                inside = path.is_relative_to(self.scratch.resolve())
-                name = str(path.relative_to(self.scratch.resolve())) if inside else str(path)
-                found.append([name, part.num_rows, part.data.nbytes])
+                # a scratch folder can be mounted elsewhere in another pod
+                name = path.relative_to(root) if path.is_relative_to(root) else path
+                found.append([str(name), part.num_rows, part.data.nbytes])
         return found
 
     def _load(self, commit: str, *, streaming: bool) -> Any:
@@ -225,6 +224,19 @@ class HuggingFace:
             head = json.dumps([len(content), record.label, record.group])
             digest.update(head.encode() + content)
         return record
+
+
+def _write(table: Any, path: Path) -> Path:
+    """Put the rows into an Arrow file; `save_to_disk` would put into it what they name by path, wherever that is."""
+    import pyarrow
+
+    part = path.with_name(path.name + ".part")
+    schema = table.features.arrow_schema
+    with pyarrow.OSFile(str(part), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        for batch in table.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            writer.write_table(batch.cast(schema))
+    os.replace(part, path)
+    return path
 
 
 def _image_file(name: str, folders: list[Path]) -> bytes:

@@ -77,29 +77,43 @@ def paragraphs(spans: Iterator[Span], end: int | None, limit: int, *, fresh: boo
 
     `fresh` says whether the line before the first one is blank, or is none.
     """
-    kept: list[Span] = []
+    kept: _Paragraph | None = None
     for line in spans:
-        if line.blank and kept:
-            yield _joined(kept, limit)
-            kept = []
+        if line.blank:
+            if kept:
+                yield kept.close()
+            kept = None
         elif kept:
-            kept.append(line)
-            if line.end - kept[0].offset > 2 * limit + 2:  # ends of lines are two thirds at most: it is too long
-                kept = [_joined(kept, limit)]
-        elif fresh and not line.blank and (end is None or line.offset < end):
-            kept = [line]
+            kept.add(line, limit)
+        elif fresh and (end is None or line.offset < end):
+            kept = _Paragraph(line.offset)
+            kept.add(line, limit)
         fresh = line.blank
         if end is not None and not kept and line.end >= end:
             return
     if kept:
-        yield _joined(kept, limit)
+        yield kept.close()
 
 
-def _joined(kept: list[Span], limit: int) -> Span:
-    content = b"\n".join(span.content for span in kept)
-    if long := len(content) > limit or any(span.long for span in kept):
-        content = content[:EXCERPT_BYTES]
-    return Span(kept[0].offset, content, kept[-1].end, False, long)
+@dataclass
+class _Paragraph:
+    """One of which more lines may come."""
+
+    offset: int
+    content: bytearray = field(default_factory=bytearray)
+    end: int = 0
+    long: bool = False
+
+    def add(self, line: Span, limit: int) -> None:
+        if not self.long or len(self.content) < EXCERPT_BYTES:
+            self.content += b"\n" + line.content if self.content else line.content
+        self.end = line.end
+        if line.long or len(self.content) > limit:
+            self.long = True
+            del self.content[EXCERPT_BYTES:]
+
+    def close(self) -> Span:
+        return Span(self.offset, bytes(self.content), self.end, False, self.long)
 
 
 def owned_lines(file: BinaryIO, start: int, end: int, limit: int) -> Iterator[Span]:

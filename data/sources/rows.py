@@ -35,16 +35,19 @@ class Job:
 
     def record(self, row: dict[str, Any], origin: str, where: Callable[[], str]) -> Record | Drop:
         """The row's record. Raises DataError with `where` it is."""
-        for name in self.columns.names:
-            if name in self.extra:
-                row.setdefault(name, self.extra[name])
+        for name, value in self.defaults:
+            row.setdefault(name, value)
         try:
             return self.columns.record(row, origin, self.beside)
         except Unusable as error:
             raise DataError(f"{where()}: {error}") from None
 
     @cached_property
-    def extra(self) -> dict[str, Any]:
+    def defaults(self) -> list[tuple[str, str]]:
+        return [(name, self.extra[name]) for name in self.columns.names if name in self.extra]
+
+    @cached_property
+    def extra(self) -> dict[str, str]:
         """Columns of every file, for rows that have none of that name."""
         return {"folder": self.file.folder, "file": self.file.name}
 

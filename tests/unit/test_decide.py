@@ -356,5 +356,5 @@ def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path):
 
 def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("data.tables.MEMORY", "1MB")
-    with pytest.raises(UserError, match="needs more disk than is free; make room and run again"):
+    with pytest.raises(UserError, match="needs more than 1MB of memory and the free disk"):
         run(tmp_path, [corpus(2000)])

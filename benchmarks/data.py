@@ -1,0 +1,92 @@
+"""Cases of the data stage: what one core does in a second, ours against other libraries with equal outputs."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpus import write_corpus
+from benchmarks.data_text import blocks_differ, ids_differ, open_work
+from benchmarks.harness import BenchmarkError, Case, Pair
+from benchmarks.worker import worker
+from configs.folder import RunFolder
+from configs.load import load
+from configs.stages import read_record
+
+HERE = Path(__file__).parent
+CORPUS_BYTES = 64 << 20
+
+
+@contextlib.contextmanager
+def sides(ours: str, peer: str, folder: Path) -> Iterator[Pair]:
+    """Both sides over what lies in a folder, each in a process of its own, with one thread."""
+    with (
+        worker(ours, folder, folder / "ours.log", threads=1) as mine,
+        worker(peer, folder, folder / "peer.log", threads=1) as other,
+    ):
+        yield Pair(mine, other)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="trainworks-benchmark-") as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def text(ours: str, peer: str) -> Iterator[Pair]:
+    """A generated corpus, prepared by our own command until its documents are cleaned and its tokenizer is trained."""
+    with scratch() as folder:
+        corpus = folder / "corpus.jsonl"
+        write_corpus(corpus, CORPUS_BYTES)
+        run = load([str(HERE / "data.yaml"), f"data.source.paths={json.dumps([str(corpus)])}"])
+        place = RunFolder(folder / "run")
+        place.open(run)
+        for phase in ("plan", "read", "decide", "overlap", "tokenizer"):
+            prepare(place, phase)
+        with sides(f"benchmarks.data_text:{ours}", f"benchmarks.data_text:{peer}", place.path) as pair:
+            yield pair
+
+
+def prepare(folder: RunFolder, *phase: str) -> None:
+    """`trainworks prepare` of a run folder, or a phase of it. Raises BenchmarkError with what it said."""
+    command = [sys.executable, "-m", "data.prepare", str(folder.path), *phase]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchmarkError(
+            f"prepare ended with exit code {done.returncode}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+        )
+
+
+def tokenised_differ(ours: Any, peer: Any) -> str | None:
+    work = open_work(Path(ours["train"]).parent)
+    return blocks_differ(ours, peer, end=read_record(work.tokenizer)["end_id"], length=work.run.data.block_tokens)
+
+
+CASES = (
+    Case(
+        name="data/tokenise-datasets",
+        measures="our encode and write phases against datasets.map tokenise, group and save_to_disk",
+        unit="MB per core-second",
+        goal=20,
+        libraries=("gigatoken", "tokenizers", "datasets", "transformers"),
+        open=partial(text, "Prepare", "Datasets"),
+        check=tokenised_differ,
+        clock="cpu_s",
+    ),
+    Case(
+        name="data/encode-tokenizers",
+        measures="our encoder against tokenizers.encode_batch_fast",
+        unit="MB per core-second",
+        goal=5,
+        libraries=("gigatoken", "tokenizers"),
+        open=partial(text, "Encode", "EncodeFast"),
+        check=ids_differ,
+        clock="cpu_s",
+    ),
+)
