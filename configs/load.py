@@ -253,8 +253,10 @@ def _plain_location(location: tuple[Any, ...], tree: Any) -> Location:
             tagged = True  # a section may have a key of the same name, which comes after the tag
             continue
         plain.append(str(part))
-        inside = isinstance(tree, dict) or (isinstance(tree, list) and isinstance(part, int))
-        tree = tree[part] if inside and (isinstance(tree, list) or part in tree) else None
+        if isinstance(tree, list):
+            tree = tree[part] if isinstance(part, int) and part < len(tree) else None
+        else:
+            tree = tree.get(part) if isinstance(tree, dict) else None
         tagged = False
     return tuple(plain)
 

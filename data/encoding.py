@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from configs.dataset import TokenizerFile
+from configs.dataset import TokenizerFile, TrainedTokenizer
 from configs.folder import file_digest, sync, write_atomic, write_json
 from configs.stages import read_record
 from data.kept import Kept, kept, trains
@@ -52,7 +52,8 @@ class TrainingTexts:
     def __iter__(self) -> Iterator[str]:
         counts = read_record(self.work.decision)["splits"]
         whole = sum(count["bytes"] for split, count in counts.items() if trains(split))
-        share = getattr(self.work.run.data.tokenizer, "sample_bytes", whole) / max(1, whole)
+        config = self.work.run.data.tokenizer
+        share = config.sample_bytes / max(1, whole) if isinstance(config, TrainedTokenizer) else 1
         for number in range(len(self.work.pieces)):
             chosen = _sampled(self.work, number, share) if share < 1 else None
             for part in kept(self.work, number):

@@ -1,10 +1,9 @@
 """Command: source -> tokenizer, shards, manifest, card. Run as `python -m data.prepare RUN [PHASE [PART/PARTS]]`."""
 
 import sys
-from collections import Counter
 from dataclasses import asdict
 
-from configs.dataset import TextData
+from configs.dataset import ImageData, TextData
 from configs.errors import DataError, UserError
 from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
@@ -18,7 +17,7 @@ from data.manifest import ASSIGNMENTS, read_manifest
 from data.overlap import find_overlap, hash_tests, merge_tests
 from data.plan import make_plan, plan_of
 from data.progress import say
-from data.reading import facts_of, placement_examples, read_piece
+from data.reading import CORRUPT, Drops, facts_of, placement_examples, read_piece
 from data.remote import remove_published
 from data.units import Phase, Share, Workers
 from data.work import Work
@@ -174,17 +173,24 @@ def _shards(work: Work) -> int:
 
 
 def _require_content(work: Work) -> None:
-    """A source of which nothing is left has nothing to divide."""
-    dropped: Counter[str] = Counter()
-    documents = 0
+    """A source of which nothing is left has nothing to divide; too many corrupt images are no accident."""
+    drops, documents = Drops(), 0
     for number in range(len(work.pieces)):
         record = work.record("read", number)
         documents += record["documents"]
-        dropped.update(record["dropped"])
-    if documents == dropped.total():
+        drops.merge(record)
+    if documents == drops.counts.total():
         what = "document with text in it" if work.run.data.kind == "text" else "image that can be used"
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.counts.items()))
         raise DataError(f"{_names(work)}: no {what} (dropped: {counts or 'none'}); see data.source")
+    corrupt = sum(count for reason, count in drops.counts.items() if reason.startswith(CORRUPT))
+    if isinstance(work.run.data, ImageData) and corrupt > (limit := work.run.data.images.max_corrupt):
+        first = [f"{e['origin']} ({why})" for why, all_ in drops.examples.items() if CORRUPT in why for e in all_]
+        more = f" and {corrupt - 5} more" if corrupt > 5 else ""
+        raise DataError(
+            f"{_names(work)}: {corrupt} corrupt images, data.images.max_corrupt={limit} may be left out: "
+            f"{', '.join(first[:5])}{more}; mend or remove them, or raise the limit"
+        )
 
 
 def _names(work: Work) -> str:

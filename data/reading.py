@@ -22,6 +22,8 @@ from data.work import Work
 
 EXAMPLES = 10
 """Examples of each reason that the data card shows"""
+CORRUPT = "corrupt: "
+"""What the reasons of images that cannot be decoded begin with"""
 _FLUSH_BYTES = 4 << 20
 _FLUSH_ROWS = 4096
 _TEXT = pa.schema([("row", pa.int32()), ("content", pa.large_string()), ("label", pa.string())])
@@ -144,7 +146,7 @@ def clean_images(config: ImageData, records: Iterator[Record | Drop]) -> Iterato
         try:
             pixels = fit(decode(record.content, config.images), config.images)
         except CorruptImage as error:
-            yield Drop(f"corrupt: {error.reason}", record.origin, f"{len(record.content)} bytes")
+            yield Drop(CORRUPT + error.reason, record.origin, f"{len(record.content)} bytes")
             continue
         sums, payload = pixel_sums(pixels), encode(pixels, config.images)
         spilled = {"content": payload, "label": record.label, "pixels": sums.count}

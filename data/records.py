@@ -50,7 +50,10 @@ class Digest(Protocol):
 class Source(Protocol):
     """Raw data. Raises DataError or UserError that names the file and what to do."""
 
-    description: str
+    @property
+    def description(self) -> str:
+        """What it is, for people and the manifest."""
+        ...
 
     @property
     def fingerprint(self) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 
 from configs.errors import DamageError
 from configs.folder import RunFolder
-from configs.load import read
 from configs.process import die_with_parent
+from configs.schema import RunConfig
 from data.progress import Progress
 from data.work import Work
 
@@ -73,7 +72,7 @@ class Workers:
                 self.count,
                 mp_context=_context(),
                 initializer=_begin,
-                initargs=(self.work.folder.path,),
+                initargs=(self.work.run, self.work.folder),
             )
         waiting: set[Future[None]] = set()
         queue = iter(todo)
@@ -90,8 +89,8 @@ class Workers:
                     yield each.result()
         except BrokenProcessPool:
             raise DamageError(
-                f"a process that was {phase.verb.split()[0]} was killed, perhaps for want of memory; what was finished "
-                "is kept: run the same command again, with a smaller world.prepare_workers if memory is short"
+                f"a worker process was killed in phase {phase.name}, perhaps for want of memory; what was finished is "
+                "kept: run the same command again, with a smaller world.prepare_workers if memory is short"
             ) from None
 
     def __enter__(self) -> "Workers":
@@ -112,12 +111,11 @@ def _context() -> multiprocessing.context.ForkServerContext:
 _work: Work | None = None
 
 
-def _begin(folder: Path) -> None:
+def _begin(run: RunConfig, folder: RunFolder) -> None:
     """What each worker process does first."""
     global _work
     die_with_parent()
-    place = RunFolder(folder)
-    _work = Work(read(place.config), place)
+    _work = Work(run, folder)
 
 
 def _run(phase: Phase, number: int) -> None:

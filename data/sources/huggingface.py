@@ -39,7 +39,7 @@ class HuggingFace:
         content = config.text_field if kind == "text" else config.image_field
         self.columns = Columns(kind, content, config.label_field, config.group_field, None)
 
-    @cached_property
+    @property
     def description(self) -> str:
         commit = "" if self.local else f" at {self.commit}"
         return f"Hugging Face: {self.config.path}{commit}, split {self.config.split}"

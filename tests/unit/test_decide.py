@@ -18,6 +18,7 @@ from configs.errors import DamageError, DataError, UserError
 from data.decide import ASSIGNMENTS_FILE, FACTS, PLACEMENTS, Decision, check, decide, placements_of
 from data.duplicates import Signer, content_key
 from data.splits import assign, place
+from data.tables import open_database, repeats
 
 NEAR = NearDuplicates(ngram_words=2)
 SIGNER = Signer(NEAR)
@@ -296,6 +297,33 @@ def test_near_duplicates_and_groups_in_two_splits_are_found(tmp_path: Path):
         "group in two splits": 25,
         "near duplicate in two splits": 5,
     }
+
+
+def test_the_size_of_batches_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    docs = [*near_copies(), *corpus(60, label=2, group=3), *corpus(40), *near_copies()]
+    whole = run(tmp_path / "a", cut(docs, 50), near=True, stratify=True)
+    for name in ("data.tables._ROWS", "data.tables._SIGNATURES", "data.strata._BATCH", "data.decide._BATCH"):
+        monkeypatch.setattr(name, 100)
+    parts = run(tmp_path / "b", cut(docs, 50), near=True, stratify=True)
+    assert (parts.decision, parts.splits, parts.reasons) == (whole.decision, whole.splits, whole.reasons)
+    assert whole.decision.dropped == {"duplicate": 90, "near duplicate": 10}
+
+
+@SLOW
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=20), st.integers(1, 5))
+def test_repeats_are_the_rows_that_have_the_key_of_the_one_before(keys: list[tuple[int, int]], batch: int):
+    rows = [(high, low, number) for number, (high, low) in enumerate(sorted(keys))]
+    expected = []
+    for number, key in enumerate(sorted(keys)):
+        if number and sorted(keys)[number - 1] == key:
+            expected.append((number, sorted(keys).index(key), number - 1))
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder, open_database(Path(folder)) as database:
+        patch.setattr("data.tables._ROWS", batch)
+        database.execute("CREATE TABLE keys (high INTEGER, low INTEGER, id BIGINT)")
+        if rows:
+            database.executemany("INSERT INTO keys VALUES (?, ?, ?)", rows)
+        repeats(database, "found", "FROM keys ORDER BY ALL")
+        assert database.execute("FROM found ORDER BY id").fetchall() == expected
 
 
 def test_folds_cover_all_that_is_not_test(tmp_path: Path):

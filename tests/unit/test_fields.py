@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import schema
-from configs.schema import Config
+from configs import dataset, schema
+from configs.dataset import Config
 
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("configs", "data", "trainer", "pipelines", "k8s")
@@ -22,13 +22,14 @@ def reads(node: ast.AST) -> set[str]:
 @cache
 def read_outside() -> frozenset[str]:
     """What code outside of the schema reads."""
-    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path != Path(schema.__file__)]
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if str(path) not in (schema.__file__, dataset.__file__)]
     return frozenset().union(*(reads(ast.parse(path.read_text(encoding="utf-8"))) for path in paths))
 
 
 def classes() -> list[type[Config]]:
-    found = [each for _, each in inspect.getmembers(schema, inspect.isclass) if issubclass(each, Config)]
-    return [each for each in found if each.model_fields]
+    rooms = (schema, dataset)
+    found = {each for room in rooms for _, each in inspect.getmembers(room, inspect.isclass) if issubclass(each, Config)}
+    return sorted((each for each in found if each.model_fields), key=lambda each: each.__name__)
 
 
 def properties(owner: type[Config]) -> dict[str, ast.AST]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.load import differences, dump, explain, load, read
-from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule, TokenizerFile
+from configs.dataset import TokenizerFile
+from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule
 from tests.corpus import COMPLETE
 
 
@@ -52,7 +53,8 @@ def test_all_problems_stand_in_one_message_with_their_places(tmp_path: Path):
         "their sum must be below 1",
         "train.global_batch_samples=10 must be a multiple of world.micro_batch_samples x world.processes = "
         "16 x 2 = 32; try 32",
-        "command line: data.source.kind: 'pakaged' is not one of 'packaged', 'files'; did you mean 'packaged'?",
+        "command line: data.source.kind: 'pakaged' is not one of 'packaged', 'files', 'webdataset', "
+        "'huggingface', 'mixture'; did you mean 'packaged'?",
     ]
     assert sorted(found) == sorted(expected)
 

@@ -22,7 +22,7 @@ from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import step_folder, steps_in
 from data.manifest import Manifest
-from data.shards import order
+from data.order import order
 from tests.tiny import (
     ALONE,
     BEGINNING,
@@ -205,7 +205,7 @@ def test_every_step_is_logged_with_its_figures_and_the_position(folder: RunFolde
 def test_the_rolling_digest_is_that_of_the_sample_ids_in_order(folder: RunFolder, stop: StopRequest) -> None:
     run = loop_run()
     trainer = run_fit(run, folder, stop)
-    sizes = trainer.train.sizes
+    sizes = trainer.data.readers["train"].sizes
     ids = np.concatenate([order(sizes, run.seed, epoch, run.data.shuffle_window_samples) for epoch in range(2)])
     rolled = bytes(32)
     for step, event in steps_of(folder).items():

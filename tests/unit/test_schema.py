@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from configs.errors import ConfigError
 from configs.load import dump, validate
-from configs.schema import Config, DecoderConfig, FileSource, RunConfig, identity
+from configs.dataset import Config, FileSource
+from configs.schema import DecoderConfig, RunConfig, identity
 from tests.corpus import configuration
 
 
@@ -63,7 +64,7 @@ def test_a_batch_smaller_than_one_round_offers_only_the_size_above():
         ({"train__optimizer__learning_rate": 0}, "greater than 0"),
         ({"train__optimizer__betas": [0.9]}, "betas.1: required"),
         ({"data__source": {"kind": "files", "paths": []}}, "at least 1"),
-        ({"data__tokenizer__vocabulary_size": 256}, "greater than or equal to 257"),
+        ({"data__tokenizer__vocabulary_size": 256}, "must be at least 257, for 1 special tokens and 256 bytes"),
     ],
 )
 def test_what_cannot_run_is_refused(overrides: dict[str, object], says: str):

@@ -21,7 +21,8 @@ def finished(folder: RunFolder, run: RunConfig) -> None:
         "digest": "d",
         "config": data_key(run),
         "splits": {},
-        "source": {"documents": 1},
+        "sources": [{"documents": 1}],
+        "classes": [],
         "tokenizer": {"vocabulary_size": 300},
     }
     write_json(folder.manifest, manifest)
