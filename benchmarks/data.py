@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.corpus import write_corpus
 from benchmarks.data_text import blocks_differ, ids_differ, open_work
+from benchmarks.data_samples import pixels_differ, samples_differ
 from benchmarks.harness import BenchmarkError, Case, Pair
 from benchmarks.worker import worker
 from configs.folder import RunFolder
@@ -19,7 +20,7 @@ from configs.load import load
 from configs.stages import read_record
 
 HERE = Path(__file__).parent
-CORPUS_BYTES = 64 << 20
+CORPUS_BYTES = 32 << 20
 
 
 @contextlib.contextmanager
@@ -36,6 +37,13 @@ def sides(ours: str, peer: str, folder: Path) -> Iterator[Pair]:
 def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="trainworks-benchmark-") as name:
         yield Path(name)
+
+
+@contextlib.contextmanager
+def samples(ours: str, peer: str) -> Iterator[Pair]:
+    """Each side makes its samples itself, the same ones."""
+    with scratch() as folder, sides(f"benchmarks.data_samples:{ours}", f"benchmarks.data_samples:{peer}", folder) as pair:
+        yield pair
 
 
 @contextlib.contextmanager
@@ -87,6 +95,46 @@ CASES = (
         libraries=("gigatoken", "tokenizers"),
         open=partial(text, "Encode", "EncodeFast"),
         check=ids_differ,
+        clock="cpu_s",
+    ),
+    Case(
+        name="data/write-webdataset",
+        measures="our shard writer against webdataset's ShardWriter, samples of about 21 kB",
+        unit="samples per core-second",
+        goal=6,
+        libraries=("webdataset", "blake3", "xxhash"),
+        open=partial(samples, "Write", "WriteWebdataset"),
+        check=samples_differ,
+        clock="cpu_s",
+    ),
+    Case(
+        name="data/read-webdataset",
+        measures="our reader, checksums and all, against webdataset's, raw samples of about 21 kB",
+        unit="samples per core-second",
+        goal=9,
+        libraries=("webdataset", "xxhash"),
+        open=partial(samples, "Read", "ReadWebdataset"),
+        check=samples_differ,
+        clock="cpu_s",
+    ),
+    Case(
+        name="data/read-litdata",
+        measures="our reader, checksums and all, against litdata's StreamingDataset, raw samples of about 21 kB",
+        unit="samples per core-second",
+        goal=1,
+        libraries=("litdata", "xxhash"),
+        open=partial(samples, "Read", "ReadLitdata"),
+        check=samples_differ,
+        clock="cpu_s",
+    ),
+    Case(
+        name="data/decode-pil",
+        measures="our decoder of stored images against Pillow's, JPEG of 256 x 256",
+        unit="images per core-second",
+        goal=1.4,
+        libraries=("simplejpeg", "pillow"),
+        open=partial(samples, "Decode", "DecodePillow"),
+        check=pixels_differ,
         clock="cpu_s",
     ),
 )

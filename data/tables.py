@@ -121,15 +121,16 @@ def drop_near(database: "Database", facts: Sequence[Path], work: Path, similarit
         "CREATE VIEW pairs AS SELECT id, unnest([first, before]) AS earlier FROM crowded ANTI JOIN dropped USING (id)"
     )
     compare(database, facts, work, similarity)
-    database.execute("INSERT INTO dropped SELECT id, 'near duplicate', min(earlier) FROM alike GROUP BY id")
+    database.execute("INSERT INTO dropped SELECT id, 'near duplicate', earlier FROM alike")
 
 
 def compare(database: "Database", facts: Sequence[Path], work: Path, similarity: float) -> None:
-    """Make the table `alike` of those `pairs` (id, earlier) whose signatures agree in so large a share."""
+    """Make the table `alike`: of `pairs` (id, earlier) whose signatures agree in so large a share, each id's first."""
     database.execute("CREATE TABLE alike (id BIGINT, earlier BIGINT)")
     path = work / _FOLDER / "signatures"
     starts, hashes = _lay_out(facts, path)
-    last = np.zeros((2, 1), dtype=np.int64)  # of the pairs before; no document comes before itself
+    last = np.zeros((2, 1), dtype=np.int64)  # of the pairs before; no document comes before the first
+    known = np.int64(0)
     with database.cursor() as reader, path.open("rb", buffering=0) as file:
         for batch in reader.query("FROM pairs ORDER BY ALL").to_arrow_reader(_SIGNATURES):
             pairs = np.stack([column.to_numpy() for column in batch.columns])
@@ -138,6 +139,8 @@ def compare(database: "Database", facts: Sequence[Path], work: Path, similarity:
             places = starts[pairs >> 32] + (pairs & 0xFFFFFFFF)
             equal = _read(file, places[0], hashes) == _read(file, places[1], hashes)
             found = pairs[:, equal.mean(axis=1) >= similarity]
+            found = found[:, np.diff(found[0], prepend=known) != 0]
+            known = found[0, -1] if found.size else known
             insert(database, "alike", {"id": found[0], "earlier": found[1]})
     path.unlink()
 
