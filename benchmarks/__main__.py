@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import data, loop
-from benchmarks.harness import Case, run, select
+from benchmarks.harness import Case, Limit, measure_limit, run, select
 
-CASES = (*loop.CASES, *data.CASES)
+CASES: tuple[Case | Limit, ...] = (*loop.CASES, *data.CASES)
 DEFAULT_ROUNDS = 10
 
 
@@ -28,18 +28,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str], cases: Sequence[Case] = CASES) -> int:
+def main(arguments: Sequence[str], cases: Sequence[Case | Limit] = CASES) -> int:
     """Run the chosen cases; returns the exit code."""
     options = parse(arguments)
     chosen = select(cases, options.prefix)
     if not chosen:
         print(f"no case starts with {options.prefix!r}; there are:", file=sys.stderr)
     if options.list or not chosen:
-        lines = [f"  {case.name:28} at least {case.goal:g} x, {case.unit}: {case.measures}" for case in chosen or cases]
-        print("\n".join(lines), file=sys.stdout if chosen else sys.stderr)
+        print("\n".join(map(described, chosen or cases)), file=sys.stdout if chosen else sys.stderr)
         return 0 if chosen else 2
-    results = [run(case, options.rounds, lambda line: print(line, flush=True)) for case in chosen]
+    results = [
+        measure_limit(case, show) if isinstance(case, Limit) else run(case, options.rounds, show) for case in chosen
+    ]
     return 0 if all(result.passed for result in results) else 1
+
+
+def described(case: Case | Limit) -> str:
+    goal = (
+        f"at most {case.most:g} {case.unit}" if isinstance(case, Limit) else f"at least {case.goal:.3g} x, {case.unit}"
+    )
+    return f"  {case.name:28} {goal}: {case.measures}"
+
+
+def show(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

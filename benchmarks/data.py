@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import data_first, data_memory
 from benchmarks.corpus import write_corpus
-from benchmarks.data_text import blocks_differ, ids_differ, open_work
 from benchmarks.data_samples import pixels_differ, samples_differ
+from benchmarks.data_text import blocks_differ, ids_differ, open_work
 from benchmarks.harness import BenchmarkError, Case, Pair
 from benchmarks.worker import worker
 from configs.folder import RunFolder
@@ -42,7 +43,10 @@ def scratch() -> Iterator[Path]:
 @contextlib.contextmanager
 def samples(ours: str, peer: str) -> Iterator[Pair]:
     """Each side makes its samples itself, the same ones."""
-    with scratch() as folder, sides(f"benchmarks.data_samples:{ours}", f"benchmarks.data_samples:{peer}", folder) as pair:
+    with (
+        scratch() as folder,
+        sides(f"benchmarks.data_samples:{ours}", f"benchmarks.data_samples:{peer}", folder) as pair,
+    ):
         yield pair
 
 
@@ -74,6 +78,15 @@ def prepare(folder: RunFolder, *phase: str) -> None:
 def tokenised_differ(ours: Any, peer: Any) -> str | None:
     work = open_work(Path(ours["train"]).parent)
     return blocks_differ(ours, peer, end=read_record(work.tokenizer)["end_id"], length=work.run.data.block_tokens)
+
+
+@contextlib.contextmanager
+def first_batches() -> Iterator[Pair]:
+    """One data set of many shards, opened anew for each round."""
+    with scratch() as folder:
+        data_first.make_data(folder / "run")
+        with sides("benchmarks.data_first:FarIn", "benchmarks.data_first:Beginning", folder / "run") as pair:
+            yield pair
 
 
 CASES = (
@@ -137,4 +150,14 @@ CASES = (
         check=pixels_differ,
         clock="cpu_s",
     ),
+    Case(
+        name="data/first-batch",
+        measures="time to the first batch at position 10,000,000 (ours) and at 0 (peer): at most 1.2 times as long",
+        unit="first batches/s",
+        goal=1 / 1.2,
+        libraries=("torch",),
+        open=first_batches,
+        check=data_first.wrong,
+    ),
+    data_memory.limit(),
 )

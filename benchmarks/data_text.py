@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,9 @@ class Datasets:
 
         columns = datasets.load_from_disk(made).data.column("input_ids")
         path = made.with_suffix(".npy")
-        np.save(path, np.concatenate([np.empty(0, np.int32), *(chunk.flatten().to_numpy() for chunk in columns.chunks)]))
+        np.save(
+            path, np.concatenate([np.empty(0, np.int32), *(chunk.flatten().to_numpy() for chunk in columns.chunks)])
+        )
         return path
 
 
@@ -144,7 +146,7 @@ def blocks_differ(ours: Any, peer: Any, *, end: int, length: int) -> str | None:
         bounds = [0, *ends[BATCH - 1 :: BATCH].tolist()]
         bounds += [len(stream)] if bounds[-1] < len(stream) else []
         begun = 0
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in pairwise(bounds):
             whole = (last - first) // length * length
             if not np.array_equal(stream[first : first + whole], others[begun : begun + whole]):
                 return f"{split}: the ids of tokens {first} to {first + whole} differ"

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Say = Callable[[str], None]
+AnyCase = TypeVar("AnyCase", "Case", "Case | Limit")
 
 
 class BenchmarkError(Exception):
@@ -81,8 +82,28 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A case without a peer: one measurement that is to be at most `most`."""
+
+    name: str
+    measures: str
+    unit: str
+    most: float
+    libraries: tuple[str, ...]
+    measure: Callable[[Say], float]
+
+    @property
+    def goal(self) -> float:
+        """Of the ratio limit / measured"""
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Result:
-    """One case's outcome; rates are medians over rounds, `ratio` the median of each round's ours / peer."""
+    """One case's outcome; rates are medians over rounds, `ratio` the median of each round's ours / peer.
+
+    Of a Limit, `ours` is what was measured, `peer` the limit, and `ratio` limit / measured.
+    """
 
     case: str
     ours: float | None
@@ -102,7 +123,7 @@ class Result:
         return json.dumps(asdict(self), allow_nan=False)
 
 
-def select(cases: Sequence[Case], prefix: str) -> list[Case]:
+def select(cases: Sequence[AnyCase], prefix: str) -> list[AnyCase]:
     """The cases whose names start with a prefix."""
     return [case for case in cases if case.name.startswith(prefix)]
 
@@ -134,6 +155,26 @@ def run(case: Case, rounds: int, say: Say) -> Result:
         say(f"  ours {figure(result.ours)} {case.unit}, peer {figure(result.peer)} (medians of {len(ours)})")
         say(f"  ratio {result.ratio:.3f} ({spread(ratios)}), goal {case.goal:g}: {verdict}")
         say(f"  the same ratio of {kind} time: {other_ratio:.3f}; far from the one above, the machine was busy")
+    say(result.line())
+    return result
+
+
+def measure_limit(case: Limit, say: Say) -> Result:
+    """Measure once, tell how it went, and end with the JSON line; what cannot be measured fails."""
+    versions = versions_of(case.libraries)
+    say(f"{case.name}: {case.measures}")
+    say(f"  {', '.join(f'{name} {version}' for name, version in versions.items())}; {machine()}")
+    value = None
+    try:
+        value = case.measure(say)
+    except BenchmarkError as error:
+        say(f"  FAILED: {error}")
+    ratio = None if value is None else case.most / value
+    measured = value is not None
+    result = Result(case.name, value, case.most, ratio, 1.0, measured, case.unit, int(measured), versions)
+    if value is not None:
+        verdict = "goal met" if result.passed else "FAILED: above the goal"
+        say(f"  {figure(value)} {case.unit}, at most {case.most:g}: {verdict}")
     say(result.line())
     return result
 

@@ -59,9 +59,7 @@ class Trainworks:
         folder.events.unlink(missing_ok=True)
         tracker = open_tracker(self.run, folder, "train", rank=0)
         finish = FinishLine(folder.train, self.world, self.origin)
-        trainer = Trainer(
-            self.run, self.task, self.engines, self.frozen, self.data, self.world, finish, tracker
-        )
+        trainer = Trainer(self.run, self.task, self.engines, self.frozen, self.data, self.world, finish, tracker)
         state = TrainState(step=0, position=0, samples_digest="00" * 32)
         finish.watch.start()
         fit(trainer, state, self.stop)

@@ -65,6 +65,7 @@ ASSIGNMENTS = pa.schema(
 """What a later run needs to leave everything where it is."""
 ASSIGNMENTS_FILE = "assignments.parquet"
 
+ELSEWHERE = "stands in another split"
 MAX_CLASSES = 1 << 16
 _BATCH = 1 << 16  # placements in memory
 
@@ -85,7 +86,7 @@ class Decision:
 
     splits: dict[str, SplitCount]
     dropped: dict[str, int]
-    """By reason: duplicate, near duplicate"""
+    """By reason: duplicate, near duplicate, stands in another split"""
     near_duplicate_rate: float | None
     """Share of all documents; None where none were looked for"""
     checks: dict[str, int]
@@ -108,8 +109,9 @@ def decide(
 
     Of equal documents the first stays, and of those that a chain of near duplicates joins. What shares a place (a
     group, or equal contents where they stay) goes to one split, to which `config.previous` binds it, then `stratify`,
-    then the place. Raises DataError when a split would be empty or `previous` does not fit, DamageError when a file of
-    facts cannot be read. `name` is the source's, for messages; `work` a folder for what does not fit in memory.
+    then the place; equal contents that their groups put in two splits stay in the one that is more held out. Raises
+    DataError when a split would be empty or `previous` does not fit, DamageError when a file of facts cannot be read.
+    `name` is the source's, for messages; `work` a folder for what does not fit in memory.
     """
     with open_database(work) as database:
         if facts:
@@ -123,6 +125,7 @@ def decide(
             drop_near(database, facts, work, near.similarity)
         database.execute("CREATE TABLE kept AS SELECT * FROM documents ANTI JOIN dropped USING (id)")
         _place(database, config, name)
+        _keep_apart(database)
         splits = _count(database, config)
         _refuse_empty(splits, config, name, sample)
         _write(database, len(facts), out, assignments)
@@ -208,6 +211,32 @@ def _place(database: "Database", config: SplitConfig, name: str) -> None:
     cases = " ".join(f"WHEN place < {end} THEN '{split}'" for split, end in inner)
     standing = database.query("SELECT id, place, split FROM kept LEFT JOIN fixed USING (place)")
     standing.project(f"id, coalesce(split, CASE {cases} ELSE '{last}' END) AS split").create("placed")
+
+
+def _keep_apart(database: "Database") -> None:
+    """Drop contents that stand in a more held-out split too: test comes first, and train last."""
+    repeats(
+        database,
+        "twice",
+        "SELECT key_high, key_low, id FROM kept WHERE (SELECT count(group_high) FROM kept) > 0"
+        " OR EXISTS (SELECT 1 FROM before) ORDER BY ALL",
+    )
+    database.execute(
+        "CREATE TABLE same AS SELECT leader, id, number FROM"
+        " (SELECT first AS leader, id FROM twice UNION SELECT first, first FROM twice)"
+        " JOIN placed USING (id) JOIN names USING (split)"
+    )
+    database.execute(
+        "CREATE TABLE best AS SELECT leader, number, min(id) AS earlier FROM same"
+        " JOIN (SELECT leader, min(number) AS number FROM same GROUP BY leader) USING (leader, number)"
+        " GROUP BY leader, number"
+    )
+    database.execute(
+        "INSERT INTO dropped SELECT same.id, ?, best.earlier FROM same JOIN best USING (leader)"
+        " WHERE same.number > best.number",
+        [ELSEWHERE],
+    )
+    database.execute("DELETE FROM placed WHERE id IN (SELECT id FROM dropped WHERE reason = ?)", [ELSEWHERE])
 
 
 def _keep_previous(database: "Database", path: Path, config: SplitConfig) -> None:

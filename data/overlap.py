@@ -12,6 +12,7 @@ from data.records import Drop
 from data.samples import encode_array
 from data.work import Work
 
+_TOGETHER = 4 << 20  # hashes that are sorted in at a time
 REASON = "overlaps the test split"
 
 
@@ -32,9 +33,11 @@ def modulus(work: Work) -> int:
 
 def merge_tests(work: Work) -> None:
     """The n-grams of all test documents in one file."""
-    merged = np.empty(0, np.uint64)
+    merged, waiting = np.empty(0, np.uint64), []
     for number in range(len(work.pieces)):
-        merged = np.union1d(merged, np.load(work.file("tests", number, "npy"), allow_pickle=False))
+        waiting.append(np.load(work.file("tests", number, "npy"), allow_pickle=False))
+        if sum(map(len, waiting)) > _TOGETHER or number + 1 == len(work.pieces):
+            merged, waiting = np.unique(np.concatenate([merged, *waiting])), []
     write_atomic(work.path / "tests.npy", encode_array(merged))
 
 

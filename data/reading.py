@@ -84,7 +84,8 @@ def _texts(work: Work, number: int, rows: set[int]) -> dict[int, str]:
     for batch in batches_of(work.file("read", number, "arrow")):
         for at, row in enumerate(batch["row"].to_pylist()):
             if row in rows:
-                found[row] = excerpt(batch["content"][at].as_py())
+                content = batch["content"][at].as_py()
+                found[row] = excerpt(content) if isinstance(content, str) else f"{len(content)} bytes"
     return found
 
 

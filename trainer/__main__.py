@@ -42,9 +42,7 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -
         size = sum(p.numel() for engine in engines.values() for p in engine.module.parameters())
         begin = f"continuing after step {state.step}" if state.step else "from the start"
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
-    trainer = Trainer(
-        run, task, engines, frozen, data, world, checkpointer, tracker
-    )
+    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker)
     try:
         fit(trainer, state, stop)
     except Stopped as stopped:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.dataset import FoldConfig, NearDuplicates, SplitConfig
 from configs.errors import DamageError, DataError, UserError
-from data.decide import ASSIGNMENTS_FILE, FACTS, PLACEMENTS, Decision, check, decide, placements_of
+from data.decide import ASSIGNMENTS_FILE, ELSEWHERE, FACTS, PLACEMENTS, Decision, check, decide, placements_of
 from data.duplicates import Signer, content_key
 from data.splits import assign, place
 from data.tables import open_database, repeats
@@ -276,11 +276,35 @@ def test_groups_that_an_earlier_run_had_divided_are_made_whole_and_counted(tmp_p
     assert after.decision.checks["moved since the earlier run"] == moved > 0
 
 
-def test_equal_contents_of_two_groups_are_found_in_two_splits(tmp_path: Path):
-    docs = [Doc(f"document {k % 50}", group=f"group {k}") for k in range(100)]
-    outcome = run(tmp_path, cut(docs, 30), deduplicate=False)
-    divided = sum(a != b for a, b in zip(outcome.splits[:50], outcome.splits[50:], strict=True))
-    assert outcome.decision.checks["content in two splits"] == divided > 0
+@pytest.mark.parametrize("stratify", [False, True])
+def test_equal_contents_of_two_groups_stay_in_the_split_that_is_more_held_out(tmp_path: Path, stratify: bool):
+    docs = [Doc(f"document {k % 50}", group=f"group {k}", label=f"class {k % 3}") for k in range(100)]
+    docs[7] = Doc("document 7", label="class 1")  # of no group
+    outcome = run(tmp_path, cut(docs, 30), deduplicate=False, stratify=stratify)
+    ranks = {"test": 0, "validation": 1, "train": 2}
+    dropped = 0
+    for k in range(50):
+        first, second = outcome.splits[k], outcome.splits[k + 50]
+        assert first == second or (first is None) != (second is None)
+        if first != second:
+            gone = k if first is None else k + 50
+            assert outcome.reasons[gone] == ELSEWHERE
+            dropped += 1
+    assert outcome.decision.dropped == {ELSEWHERE: dropped}
+    assert dropped > 0
+    assert outcome.decision.checks == {"content in two splits": 0, "group in two splits": 0}
+    if not stratify:
+        for doc, split in zip(docs, outcome.splits, strict=True):
+            there = assign(doc.group or doc.text, SplitConfig())
+            assert split is None or ranks[split] <= ranks[there]
+
+
+def test_equal_contents_in_two_splits_are_found(tmp_path: Path):
+    facts = write_facts(tmp_path, [[Doc("same", group="a"), Doc("same", group="b"), Doc("other", group="c")]])
+    rows = [{"piece": 0, "row": k * 3 // 2, "split": split} for k, split in enumerate(("test", "train", "train"))]
+    out = tmp_path / "placements.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, PLACEMENTS), out)
+    assert check(out, facts, None, work=tmp_path) == {"content in two splits": 1, "group in two splits": 0}
 
 
 def test_near_duplicates_and_groups_in_two_splits_are_found(tmp_path: Path):

@@ -22,13 +22,14 @@ def reads(node: ast.AST) -> set[str]:
 @cache
 def read_outside() -> frozenset[str]:
     """What code outside of the schema reads."""
-    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if str(path) not in (schema.__file__, dataset.__file__)]
+    own = (schema.__file__, dataset.__file__)
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if str(path) not in own]
     return frozenset().union(*(reads(ast.parse(path.read_text(encoding="utf-8"))) for path in paths))
 
 
 def classes() -> list[type[Config]]:
-    rooms = (schema, dataset)
-    found = {each for room in rooms for _, each in inspect.getmembers(room, inspect.isclass) if issubclass(each, Config)}
+    every = {each for room in (schema, dataset) for _, each in inspect.getmembers(room, inspect.isclass)}
+    found = {each for each in every if issubclass(each, Config)}
     return sorted((each for each in found if each.model_fields), key=lambda each: each.__name__)
 
 

@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.dataset import TokenizerFile
 from configs.errors import ConfigError
 from configs.load import differences, dump, explain, load, read
-from configs.dataset import TokenizerFile
 from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule
 from tests.corpus import COMPLETE
 

@@ -45,7 +45,8 @@ def order_of(mix: str) -> Order:
         return Order(whole, seed=5, window=16, streams=[Stream(first, 3.0), Stream(rest, 1.0)])
     if mix == "balanced":
         classes = [np.arange(k, SAMPLES, 3, dtype=np.int64) for k in range(3)]
-        return Order(whole, seed=5, window=16, streams=[Stream(Shards.of([len(ids)]), 1.0, ids) for ids in classes])
+        streams = [Stream(Shards.of([len(ids)]), 1.0, ids) for ids in classes]
+        return Order(whole, seed=5, window=16, streams=streams)
     return Order(whole, seed=5, window=16)
 
 
@@ -66,7 +67,7 @@ def draw(reader: ShardReader, order: Order, start: Start, position: int) -> list
     return sorted(found)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than this machine has cores
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than there are cores
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(starts=STARTS, mix=MIXES)
 def test_any_worlds_workers_and_kills_read_one_sequence(reader: ShardReader, starts: list[Start], mix: str):

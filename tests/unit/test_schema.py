@@ -5,9 +5,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from configs.dataset import Config, FileSource
 from configs.errors import ConfigError
 from configs.load import dump, validate
-from configs.dataset import Config, FileSource
 from configs.schema import DecoderConfig, RunConfig, identity
 from tests.corpus import configuration
 
