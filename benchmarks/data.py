@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import data_first, data_memory
 from benchmarks.corpus import write_corpus
 from benchmarks.data_samples import pixels_differ, samples_differ
-from benchmarks.data_text import blocks_differ, ids_differ, open_work
+from benchmarks.data_text import block_tokens, blocks_differ, ids_differ, open_work
 from benchmarks.harness import BenchmarkError, Case, Pair
 from benchmarks.worker import worker
 from configs.folder import RunFolder
@@ -77,7 +77,7 @@ def prepare(folder: RunFolder, *phase: str) -> None:
 
 def tokenised_differ(ours: Any, peer: Any) -> str | None:
     work = open_work(Path(ours["train"]).parent)
-    return blocks_differ(ours, peer, end=read_record(work.tokenizer)["end_id"], length=work.run.data.block_tokens)
+    return blocks_differ(ours, peer, end=read_record(work.tokenizer)["end_id"], length=block_tokens(work))
 
 
 @contextlib.contextmanager

@@ -58,10 +58,10 @@ def write_ours(folder: Path, samples: Sequence[tuple[str, Sample]]) -> list[Any]
 def through_webdataset(folder: Path) -> Iterable[tuple[str, Sample]]:
     """What webdataset reads in a folder's tars, raw."""
     os.environ["WDS_SECURE"] = "1"
-    import webdataset
+    from webdataset import WebDataset
 
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    return ((sample["__key__"], sample) for sample in webdataset.WebDataset(urls, shardshuffle=False))
+    return ((sample["__key__"], sample) for sample in WebDataset(urls, shardshuffle=False))
 
 
 def fresh(folder: Path) -> Path:
@@ -103,10 +103,10 @@ class WriteWebdataset(Write):
         self.folder = path / "peer"
 
     def write(self) -> None:
-        import webdataset
+        from webdataset import ShardWriter
 
         pattern = str(self.folder / "train-%05d.tar")
-        with webdataset.ShardWriter(pattern, maxcount=SHARD_SAMPLES, verbose=0, encoder=False) as writer:
+        with ShardWriter(pattern, maxcount=SHARD_SAMPLES, verbose=0, encoder=False) as writer:
             for key, fields in self.samples:
                 writer.write({"__key__": key, **fields})
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Round, Stopwatch
+from configs.dataset import TextData
 from configs.folder import RunFolder
 from configs.load import read
 from configs.stages import read_record
@@ -24,6 +25,11 @@ _SLICE_BYTES = 4 << 20  # documents that we encode at a time, as prepare does
 def open_work(path: Path) -> Work:
     folder = RunFolder(path)
     return Work(read(folder.config), folder)
+
+
+def block_tokens(work: Work) -> int:
+    assert isinstance(work.run.data, TextData)
+    return work.run.data.block_tokens
 
 
 def read_texts(work: Work, split: str) -> list[str]:
@@ -93,7 +99,7 @@ class Datasets:
         self.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"$A {end}", special_tokens=[(end, note["end_id"])]
         )
-        self.block, self.path, self.size = work.run.data.block_tokens, path, 0
+        self.block, self.path, self.size = block_tokens(work), path, 0
         for split in SPLITS:
             texts = read_texts(work, split)
             self.size += sum(len(text.encode()) for text in texts)
@@ -106,7 +112,7 @@ class Datasets:
         made = self.path / "made"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir()
-        loaded = {split: datasets.load_from_disk(self.path / "peer" / split) for split in SPLITS}
+        loaded = {split: datasets.Dataset.load_from_disk(str(self.path / "peer" / split)) for split in SPLITS}
         watch = Stopwatch()
         watch.start()
         for split, documents in loaded.items():
@@ -130,7 +136,8 @@ class Datasets:
     def _save(self, made: Path) -> Path:
         import datasets
 
-        columns = datasets.load_from_disk(made).data.column("input_ids")
+        loaded = datasets.Dataset.load_from_disk(str(made))
+        columns = loaded.data.column("input_ids")
         path = made.with_suffix(".npy")
         np.save(
             path, np.concatenate([np.empty(0, np.int32), *(chunk.flatten().to_numpy() for chunk in columns.chunks)])

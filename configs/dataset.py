@@ -336,6 +336,9 @@ class ImageConfig(Config):
     """Of jpeg and webp"""
     max_pixels: Count = 64_000_000
     """Larger images are corrupt to us: they are not decoded"""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """Pictures that look alike share a split unless their groups differ. Then keep: they stay where their groups are,
+    and are counted; drop: they stay in the more held-out split alone"""
     max_corrupt: Annotated[int, Field(ge=0)] = 0
     """Corrupt images that may be left out, named and counted; one more is an error"""
     rare_classes: RareClasses | None = None

@@ -136,7 +136,7 @@ def decide(
             "SELECT count(*) FROM before JOIN names USING (number) JOIN placed USING (id)"
             " WHERE names.split <> placed.split",
         )
-    checks = check(out, facts, near, work=work)
+    checks = check(out, facts, near, work=work, sample=sample)
     if config.previous:
         checks["moved since the earlier run"] = moved
     rate = dropped.get("near duplicate", 0) / total if near else None
@@ -149,10 +149,18 @@ def placements_of(path: Path, piece: int) -> pa.Table:
         return file.read_row_group(piece, columns=PLACEMENTS.names)
 
 
-def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, *, work: Path) -> dict[str, int]:
+def check(
+    placements: Path,
+    facts: Sequence[Path],
+    near: NearDuplicates | None,
+    *,
+    work: Path,
+    sample: Literal["document", "image"] = "document",
+) -> dict[str, int]:
     """How many contents, groups and, where there are signatures, nearly equal documents stand in two splits or folds.
 
-    Reads what was written. Near duplicates are looked for as when they are dropped.
+    Reads what was written. Near duplicates are looked for as when they are dropped; images are near duplicates when
+    they look alike.
     """
     with open_database(work) as database:
         load(database, facts)
@@ -168,6 +176,9 @@ def check(placements: Path, facts: Sequence[Path], near: NearDuplicates | None, 
                 "SELECT group_high, group_low, id FROM kept WHERE group_high IS NOT NULL ORDER BY ALL",
             ),
         }
+        if sample == "image":
+            alike = "SELECT hash, id FROM buckets SEMI JOIN kept USING (id) ORDER BY ALL"
+            found["near duplicate in two splits"] = _divided(database, alike)
         if near:
             repeats(database, "crowded", "SELECT hash, id FROM buckets SEMI JOIN kept USING (id) ORDER BY ALL")
             database.execute(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from blake3 import blake3
@@ -152,17 +153,22 @@ def clean_images(config: ImageData, records: Iterator[Record | Drop]) -> Iterato
         sums, payload = pixel_sums(pixels), encode(pixels, config.images)
         spilled = {"content": payload, "label": record.label, "pixels": sums.count}
         spilled |= {"sums": list(sums.sums), "square_sums": list(sums.square_sums)}
-        facts = {"bytes": len(payload), "words": 0, "bands": None, "signature": None}
-        yield spilled, facts | _identity(config, perceptual_key(pixels), record)
+        looks = perceptual_key(pixels)
+        facts = {"bytes": len(payload), "words": 0, "bands": [content_key(looks)[0]], "signature": None}
+        content = looks if config.images.near_duplicates == "drop" else np.ascontiguousarray(pixels).tobytes()
+        yield spilled, facts | _identity(config, content, record, looks)
 
 
-def _identity(config: TextData | ImageData, content: bytes, record: Record) -> dict[str, Any]:
+def _identity(
+    config: TextData | ImageData, content: bytes, record: Record, looks: bytes | None = None
+) -> dict[str, Any]:
+    """What tells the sample from others, and the place that decides its split: from its group, its looks or itself."""
     if record.label == "":
         raise DataError(f"{record.origin}: its label is empty; every sample needs a class")
     group = None if record.group is None else record.group.encode()
     high, low = content_key(content)
     group_high, group_low = (None, None) if group is None else content_key(group)
-    drawn = place(content if group is None else group, config.splits.seed)
+    drawn = place((looks or content) if group is None else group, config.splits.seed)
     where = {"key_high": high, "key_low": low, "place": drawn, "label": record.label}
     return where | {"group_high": group_high, "group_low": group_low}
 
