@@ -83,7 +83,7 @@ class Beginning:
         self.path = path
 
     def round(self) -> Round:
-        """The median of several, each in a child that was forked before anything was opened and so remembers nothing."""
+        """The median of several, each in a child forked before anything was opened, which so remembers nothing."""
         context = multiprocessing.get_context("fork")
         found = []
         for _ in range(CHILDREN):

@@ -46,7 +46,7 @@ def _watched(command: list[str], log: Path, say: Say) -> float:
     begun, peaks = time.monotonic(), {}
     with log.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
         while process.poll() is None:
-            held = [_held_bytes(pid) for pid in _family(process.pid)]
+            held = [held_bytes(pid) for pid in family(process.pid)]
             doing = _last_line(log)
             if sum(held) > sum(peaks.get(doing, [0])):
                 peaks[doing] = held
@@ -65,7 +65,7 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "before the first line"
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]
     for each in found:
@@ -77,7 +77,7 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _held_bytes(pid: int) -> int:
+def held_bytes(pid: int) -> int:
     """Memory of a process; pages that several share count once over all of them; pages of mapped files count too."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()

@@ -1,6 +1,5 @@
 """Sides of the sample cases: images and their labels as raw bytes, written to tars and read back."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from benchmarks.harness import Round, Stopwatch
 
 SAMPLES = 6000
 SHARD_SAMPLES = 1000
+PICTURES = 600
 FIELDS = ("jpg", "cls")
 _PAYLOAD_BYTES = 21_000  # of a photograph of 256 x 256, in the mean
 _CHUNK_BYTES = 64 << 20  # litdata's own default
@@ -57,8 +57,7 @@ def write_ours(folder: Path, samples: Sequence[tuple[str, Sample]]) -> list[Any]
 
 def through_webdataset(folder: Path) -> Iterable[tuple[str, Sample]]:
     """What webdataset reads in a folder's tars, raw."""
-    os.environ["WDS_SECURE"] = "1"
-    from webdataset import WebDataset
+    from webdataset.compat import WebDataset
 
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     return ((sample["__key__"], sample) for sample in WebDataset(urls, shardshuffle=False))
@@ -103,7 +102,7 @@ class WriteWebdataset(Write):
         self.folder = path / "peer"
 
     def write(self) -> None:
-        from webdataset import ShardWriter
+        from webdataset.writer import ShardWriter
 
         pattern = str(self.folder / "train-%05d.tar")
         with ShardWriter(pattern, maxcount=SHARD_SAMPLES, verbose=0, encoder=False) as writer:
@@ -219,7 +218,7 @@ class DecodePillow(Decode):
         return lambda payload: np.asarray(Image.open(io.BytesIO(payload)).convert("RGB"))
 
 
-def make_pictures(count: int = 600, side: int = 256) -> list[bytes]:
+def make_pictures(side: int = 256) -> list[bytes]:
     """Squares of scikit-image's photographs as JPEG of qualities 75 to 90, made by Pillow as most are (4:2:0)."""
     import importlib.util
     import io
@@ -234,7 +233,7 @@ def make_pictures(count: int = 600, side: int = 256) -> list[bytes]:
     root = Path(package.submodule_search_locations[0]) / "data"
     photographs = [Image.open(root / name).convert("RGB") for name in PHOTOGRAPHS]
     rng, found = np.random.default_rng(0), []
-    for number in range(count):
+    for number in range(PICTURES):
         photograph = photographs[number % len(photographs)]
         left, top = (int(rng.integers(0, size - side + 1)) for size in photograph.size)
         buffer = io.BytesIO()

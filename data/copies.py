@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.dataset import ImageData
 from data.augment import plan_copies
 from data.decide import placements_of
 from data.work import Work
@@ -24,14 +23,14 @@ def images_of(work: Work, piece: int, split: str) -> pa.Table:
 
 def choose_copies(work: Work, pieces: Sequence[int]) -> list[Copy]:
     """What to copy so that every class has its share: the samples of a rare class in turn."""
-    assert isinstance(work.run.data, ImageData)
-    assert work.run.data.images.rare_classes
+    rare = work.images.images.rare_classes
+    assert rare
     rows: dict[str, list[tuple[int, int]]] = {}
     for piece in pieces:
         table = images_of(work, piece, "train").select(["row", "label"]).to_pydict()
         for row, label in zip(table["row"], table["label"], strict=True):
             rows.setdefault(label, []).append((piece, row))
-    wanted = plan_copies({name: len(found) for name, found in rows.items()}, work.run.data.images.rare_classes)
+    wanted = plan_copies({name: len(found) for name, found in rows.items()}, rare)
     return [
         (*rows[name][copy % len(rows[name])], copy // len(rows[name]))
         for name in sorted(wanted)

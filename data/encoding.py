@@ -28,7 +28,7 @@ BINS = 32  # of histograms of lengths: bin k holds lengths from 2^k to below 2^(
 
 def make_tokenizer(work: Work) -> None:
     """The tokenizer of the data set, trained on what the model may learn from; the same one after an interruption."""
-    path, config = work.folder.tokenizer, work.run.data.tokenizer
+    path, config = work.folder.tokenizer, work.text.tokenizer
     if work.tokenizer.exists() and path.exists() and read_record(work.tokenizer)["sha256"] == file_digest(path):
         return
     say("prepare", "loading the tokenizer" if isinstance(config, TokenizerFile) else "training the tokenizer")
@@ -52,7 +52,7 @@ class TrainingTexts:
     def __iter__(self) -> Iterator[str]:
         counts = read_record(self.work.decision)["splits"]
         whole = sum(count["bytes"] for split, count in counts.items() if trains(split))
-        config = self.work.run.data.tokenizer
+        config = self.work.text.tokenizer
         share = config.sample_bytes / max(1, whole) if isinstance(config, TrainedTokenizer) else 1
         for number in range(len(self.work.pieces)):
             chosen = _sampled(self.work, number, share) if share < 1 else None
@@ -128,7 +128,7 @@ class SplitTokens:
     def _pack(self) -> None:
         flat = np.concatenate([flat for flat, _ in self._waiting])
         lengths = np.concatenate([lengths for _, lengths in self._waiting])
-        length, context = self.work.run.data.block_tokens, self.note["end_id"]
+        length, context = self.work.text.block_tokens, self.note["end_id"]
         if self.packing == "best_fit":
             blocks, sizes = pack_best_fit(flat, lengths, length=length, context=context)
         else:
@@ -160,7 +160,7 @@ class SplitTokens:
 
 def packing_of(work: Work, split: str) -> str:
     """How a split's samples are made: held-out documents are taken back out of their blocks, so those only join."""
-    packing = work.run.data.packing
+    packing = work.text.packing
     return "concatenate" if packing == "best_fit" and not trains(split) else packing
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from configs.dataset import ImageData, SplitConfig, TextData
+from configs.dataset import SplitConfig, TextData
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.stages import data_key, read_record
 from data.card import write_card
@@ -151,8 +151,7 @@ def _tokenizer_record(work: Work) -> TokenizerRecord:
 
 
 def _images_record(work: Work, splits: dict[str, Split]) -> ImagesRecord:
-    assert isinstance(work.run.data, ImageData)
-    images = work.run.data.images
+    images = work.images.images
     sums = _sum_pixels([split.pixels for name, split in splits.items() if trains(name) and split.pixels])
     assert sums, "a data set without training images is refused before"
     channels = 3 if images.colour == "rgb" else 1

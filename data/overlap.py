@@ -18,7 +18,7 @@ REASON = "overlaps the test split"
 
 def hash_tests(work: Work, number: int) -> None:
     """The n-grams of a piece's test documents, as sorted hashes."""
-    config = work.run.data.text.decontaminate
+    config = work.text.text.decontaminate
     texts = (text for part in kept(work, number) if part.split == "test" for text in part.contents)
     hashes = [ngram_hashes(text, config.ngram_words, modulus(work)) for text in texts]
     joined = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
@@ -43,7 +43,7 @@ def merge_tests(work: Work) -> None:
 
 def find_overlap(work: Work, number: int) -> None:
     """Which of a piece's training documents share too much with the test split."""
-    config = work.run.data.text.decontaminate
+    config = work.text.text.decontaminate
     known = np.load(work.path / "tests.npy", mmap_mode="r", allow_pickle=False)
     rows: list[int] = []
     drops, origin = Drops(), work.pieces[number][1].origin

@@ -64,7 +64,7 @@ def make_plan(work: Work, splits: Sequence[str]) -> None:
             found = {n: count for (n, where), count in given.items() if where == split and work.pieces[n][0] == part}
             total = sum(found.values())
             joined = text and packing_of(work, split) == "concatenate"
-            samples = -(-total // work.run.data.block_tokens) if joined else total
+            samples = -(-total // work.text.block_tokens) if joined else total
             if samples:
                 runs.append(Run(split, part, tuple(found), tuple(found.values()), samples))
     if isinstance(work.run.data, ImageData) and work.run.data.images.rare_classes:

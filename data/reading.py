@@ -45,11 +45,12 @@ def read_piece(work: Work, number: int) -> None:
     part, piece = work.pieces[number]
     digest, drops = blake3(), Drops()
     records = work.sources[part].read(piece, digest)
-    clean = clean_text if work.run.data.kind == "text" else clean_images
-    schema = _TEXT if work.run.data.kind == "text" else _IMAGE
+    text = work.run.data.kind == "text"
+    cleaned = clean_text(work.text, records) if text else clean_images(work.images, records)
+    schema = _TEXT if text else _IMAGE
     spill = Spill(work.file("read", number, "arrow"), work.file("read", number, "facts.parquet"), schema)
     with spill:
-        for row, item in enumerate(clean(work.run.data, records)):
+        for row, item in enumerate(cleaned):
             if isinstance(item, Drop):
                 drops.add(item)
             else:

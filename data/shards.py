@@ -85,7 +85,7 @@ class ShardWriter:
         offsets = self._offset + _BLOCK + np.arange(count, dtype=np.int64) * stretch
         self._gather()
         self._rows.append(np.stack([offsets, np.full(count, size)], axis=1))
-        flat = memoryview(tar).cast("B")
+        flat = tar.reshape(-1).data
         self._sums += [xxh3_64_intdigest(flat[at : at + stretch]) for at in range(0, count * stretch, stretch)]
         self._offset += count * stretch
         self._flush()

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.dataset import MixturePart, PlainSource
+from configs.dataset import ImageData, MixturePart, PlainSource, TextData
 from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.schema import RunConfig
 from configs.stages import data_key, read_record
@@ -45,6 +45,18 @@ class Work:
 
     run: RunConfig
     folder: RunFolder
+
+    @property
+    def text(self) -> TextData:
+        """The settings of a data set of text."""
+        assert isinstance(self.run.data, TextData)
+        return self.run.data
+
+    @property
+    def images(self) -> ImageData:
+        """The settings of a data set of images."""
+        assert isinstance(self.run.data, ImageData)
+        return self.run.data
 
     @property
     def path(self) -> Path:

@@ -22,8 +22,8 @@ def fields_of(work: Work) -> tuple[str, ...]:
     """The fields of every sample."""
     labelled = bool(read_record(work.decision)["classes"])
     if work.run.data.kind == "images":
-        return (IMAGE_FIELDS[work.run.data.images.storage], *([LABEL] if labelled else []))
-    return ("tokens.npy", *([LABEL] if labelled and work.run.data.packing == "document" else []))
+        return (IMAGE_FIELDS[work.images.images.storage], *([LABEL] if labelled else []))
+    return ("tokens.npy", *([LABEL] if labelled and work.text.packing == "document" else []))
 
 
 def forget_changed(work: Work, numbers: Iterable[int]) -> None:
@@ -59,7 +59,7 @@ def write_shard(work: Work, number: int) -> None:
 
 def _write_joined(work: Work, run: Run, writer: ShardWriter, prefix: str, begin: int, end: int) -> None:
     """Blocks of the joined documents: one token of context, then `length` to predict; the very last may be shorter."""
-    length, total = work.run.data.block_tokens, int(run.starts[-1])
+    length, total = work.text.block_tokens, int(run.starts[-1])
     step = max(1, _CHUNK_TOKENS // length)
     for first in range(begin, end, step):
         last = min(first + step, end)

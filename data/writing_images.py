@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from configs.dataset import ImageData
 from configs.stages import read_record
 from data.augment import altered
 from data.copies import images_of
@@ -39,8 +38,7 @@ def _images(work: Work, run: Run, begin: int, end: int) -> Iterator[tuple[bytes,
         for row in images_of(work, piece, run.split).slice(first, last - first).to_pylist():
             sums = PixelSums(count=row["pixels"], sums=row["sums"], square_sums=row["square_sums"])
             yield row["content"], row["label"], sums
-    assert isinstance(work.run.data, ImageData)
-    config = work.run.data.images
+    config = work.images.images
     if config.rare_classes is None or end <= run.samples:
         return
     channels = 3 if config.colour == "rgb" else 1

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import trainer.engines
+from configs.dataset import TextData
 from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig
@@ -122,6 +123,7 @@ def random_documents(lengths: Sequence[int], *, vocabulary_size: int, end: int, 
 
 def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Sequence[Ids]]) -> Manifest:
     """Shards, tokenizer and manifest of given documents by split, as prepare leaves them."""
+    assert isinstance(run.data, TextData)
     folder.data.mkdir(parents=True)
     tokenizer = train_tokenizer([" ".join(WORDS)], run.data.tokenizer)  # type: ignore[arg-type]  # a bpe one
     tokenizer.save(str(folder.tokenizer))
@@ -154,6 +156,7 @@ def write_dataset(run: RunConfig, folder: RunFolder, documents: Mapping[str, Seq
 def _write_split(run: RunConfig, folder: RunFolder, name: str, documents: Sequence[Ids], end: int) -> Split:
     writer = ShardWriter(folder.data / f"{name}-00000.tar", FIELDS)
     samples = 0
+    assert isinstance(run.data, TextData)
     for block in pack(documents, length=run.data.block_tokens, context=end):
         writer.write(f"{name}-{samples:09d}", {"tokens.npy": encode_array(block.astype("<u2"))})
         samples += 1

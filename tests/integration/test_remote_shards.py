@@ -209,7 +209,7 @@ def test_training_reads_from_the_store(server: Swift, images: Path, tmp_path: Pa
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     run = run_of(images, f"{server.bucket('shards')}/trained", server.endpoint)
-    small = {"steps": 4, "global_batch_samples": 8, "validate_every_steps": 4}
+    small: dict[str, Any] = {"steps": 4, "global_batch_samples": 8, "validate_every_steps": 4}
     small["schedule"] = run.train.schedule.model_copy(update={"warmup_steps": 0})
     changes = {"train": run.train.model_copy(update=small), "wandb": run.wandb.model_copy(update={"mode": "disabled"})}
     changes["world"] = run.world.model_copy(update={"micro_batch_samples": 4})

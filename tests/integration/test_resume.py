@@ -10,7 +10,7 @@ import pytest
 
 from configs.load import load
 from data.manifest import read_manifest
-from data.shards import order
+from data.order import order
 from tests.runs import (
     interrupt,
     kill_group,

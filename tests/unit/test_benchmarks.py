@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import CASES, main
 from benchmarks.harness import BenchmarkError, Case, Pair, Round, run, select
-from benchmarks.loop import CASES, losses_differ, sentences
+from benchmarks.loop import losses_differ, sentences
 from benchmarks.worker import worker
 
 KEYS = ["case", "ours", "peer", "ratio", "goal", "outputs_equal", "unit", "rounds", "versions"]

@@ -32,7 +32,9 @@ class Fixed(nn.Module):
 @pytest.fixture
 def task() -> CausalLM:
     task = CausalLM.__new__(CausalLM)
-    task.config, task.vocabulary_size, task.context_tokens = tiny_run().task, VOCABULARY, 16
+    config = tiny_run().task
+    assert isinstance(config, CausalLMConfig)
+    task.config, task.vocabulary_size, task.context_tokens = config, VOCABULARY, 16
     return task
 
 

@@ -57,7 +57,7 @@ class Prepared:
             "test": random_documents(LENGTHS, vocabulary_size=270, end=end, seed=2),
         }
         self.manifest: Manifest = write_dataset(run, folder, documents)
-        assert self.manifest.tokenizer.end_of_document_id == end
+        assert self.manifest.text.end_of_document_id == end
         self.end, self.documents = end, documents["test"]
         self.readers = open_readers(folder, self.manifest)
         self.theirs = self._gpt2()
@@ -73,7 +73,7 @@ class Prepared:
         torch.manual_seed(0)
         theirs = GPT2LMHeadModel(
             GPT2Config(
-                vocab_size=self.manifest.tokenizer.vocabulary_size,
+                vocab_size=self.manifest.text.vocabulary_size,
                 n_positions=BLOCK + 1,
                 n_embd=32,
                 n_layer=2,

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.dataset import TokenizerFile
+from configs.dataset import TextData, TokenizerFile
 from configs.errors import ConfigError
 from configs.load import differences, dump, explain, load, read
-from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule
+from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule, LanguageEvaluation
 from tests.corpus import COMPLETE
 
 
@@ -131,14 +131,18 @@ def test_a_list_is_replaced_whole():
 
 
 def test_null_removes_an_optional_section():
-    assert load([str(COMPLETE), "task.evaluation.sampling=null"]).task.evaluation.sampling is None
+    evaluation = load([str(COMPLETE), "task.evaluation.sampling=null"]).task.evaluation
+    assert isinstance(evaluation, LanguageEvaluation)
+    assert evaluation.sampling is None
 
 
 def test_another_kind_replaces_the_section(tmp_path: Path):
     run = load([str(COMPLETE), "train.schedule={kind: constant}"])
     assert run.train.schedule == ConstantSchedule(kind="constant")
     overlay = write(tmp_path / "file.yaml", "data:\n  tokenizer: {kind: file, path: t.json}\n")
-    assert load([str(COMPLETE), overlay]).data.tokenizer == TokenizerFile(kind="file", path="t.json")
+    data = load([str(COMPLETE), overlay]).data
+    assert isinstance(data, TextData)
+    assert data.tokenizer == TokenizerFile(kind="file", path="t.json")
     dotted = load([str(COMPLETE), "train.schedule.kind=inverse", "train.schedule.decay=0.1"])
     assert dotted.train.schedule == InverseSchedule(kind="inverse", decay=0.1)
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 import configs.folder
 import data.prepare
+from configs.dataset import TextConfig
 from configs.errors import DataError
 from configs.folder import RunFolder
 from data.manifest import read_manifest
@@ -113,7 +114,7 @@ def test_the_end_token_spelled_out_in_the_text_makes_no_boundary(tmp_path: Path)
     path.write_text("\n\n".join(texts), encoding="utf-8")
     folder, manifest = prepared(tiny(path), tmp_path / "run")
     found = [text for split in manifest.splits for text in read_documents(folder, split)]
-    assert sorted(found) == sorted(clean(text, tiny(path).data.text) for text in texts)
+    assert sorted(found) == sorted(clean(text, TextConfig()) for text in texts)
 
 
 def test_documents_in_a_loaded_tokenizer_of_more_than_65536_ids_keep_them(tmp_path: Path):
