@@ -23,8 +23,8 @@ _WORD = re.compile(r"[a-z]{3,}")
 def write_corpus(path: Path, size: int, *, seed: int = 0) -> None:
     """JSON lines of documents, about `size` bytes; the same bytes for the same numbers.
 
-    What is beyond BASE_BYTES are the documents before with their letters exchanged, each time in another way: nearly all
-    words are new, as long and as frequent as before.
+    What is beyond BASE_BYTES are the documents before with their letters exchanged, each time in another way: nearly
+    all words are new, as long and as frequent as before.
     """
     written, base = 0, []
     with path.open("wb") as file:

@@ -164,7 +164,7 @@ class NearDuplicates(Config):
 
 
 class Decontamination(Config):
-    """Training documents that share n-grams with the test split are left out (Brown et al., 2020, appendix C)."""
+    """Documents that share n-grams with the test split are left out of the others (Brown et al., 2020, appendix C)."""
 
     ngram_words: Count = 13
     """Words per n-gram"""
@@ -173,7 +173,7 @@ class Decontamination(Config):
 
 
 class TextConfig(Config):
-    """What happens to every document before it is tokenised. Only one Unicode form is on by itself."""
+    """What happens to every document before it is tokenised: by itself one Unicode form, and no document twice."""
 
     denoise: tuple[Literal["html", "xml", "json", "mojibake", "contractions"], ...] = ()
     """In this order: take the text out of HTML, XML or JSON wrappers, mend wrongly decoded characters, write out
@@ -202,7 +202,7 @@ class TextConfig(Config):
     near_duplicates: NearDuplicates | None = None
     """Also drop documents that are nearly equal; looked for only when given"""
     decontaminate: Decontamination | None = None
-    """Also drop training documents that overlap with the test split"""
+    """Also drop documents of other splits that overlap with the test split"""
 
 
 class TrainedTokenizer(Config):
@@ -268,7 +268,7 @@ class StoreConfig(_Remote):
     url: Annotated[str, Field(pattern=r"^(s3|gs|az|memory|file)://.+")]
     """Where the shards lie, such as s3://bucket/folder"""
     cache_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
-    """Memory per rank for ranges that were read"""
+    """Memory for ranges that were read, of each rank or, where there are some, each of its loader's workers"""
 
 
 class _DataConfig(Config):

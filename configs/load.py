@@ -247,9 +247,8 @@ def _plain_location(location: tuple[Any, ...], tree: Any) -> Location:
     """Without the union tags that pydantic puts between keys."""
     plain: list[str] = []
     tagged = False
-    for place, part in enumerate(location):
-        more = place + 1 < len(location)
-        if not tagged and isinstance(tree, dict) and tree.get("kind") == part and (part not in tree or more):
+    for part in location:
+        if not tagged and isinstance(tree, dict) and tree.get("kind") == part:
             tagged = True  # a section may have a key of the same name, which comes after the tag
             continue
         plain.append(str(part))

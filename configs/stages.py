@@ -50,8 +50,11 @@ def _prepared(run: RunConfig, folder: RunFolder) -> str | None:
         return None
     try:
         for split in manifest["splits"].values():
-            for shard in split["shards"] if run.data.store is None else ():
-                check_size(folder.data / shard["name"], shard["bytes"], folder.manifest)
+            for shard in split["shards"]:
+                if run.data.store is None:
+                    check_size(folder.data / shard["name"], shard["bytes"], folder.manifest)
+                elif (folder.data / shard["name"]).exists():
+                    return None  # it has still to go to the store
         documents = sum(source["documents"] for source in manifest["sources"])
         unit = "tokens" if manifest["tokenizer"] else "samples"
         counts = ", ".join(f"{name} {split[unit]:,}" for name, split in manifest["splits"].items())

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data.augment import plan_copies
 from data.decide import placements_of
@@ -16,7 +15,7 @@ Copy = tuple[int, int, int]
 def images_of(work: Work, piece: int, split: str) -> pa.Table:
     """A split's images in a piece, mapped rather than read."""
     placements = placements_of(work.placements, piece)
-    mask = pc.fill_null(pc.equal(placements["split"], split), False)
+    mask = pa.array([each == split for each in placements["split"].to_pylist()])
     with pa.memory_map(str(work.file("read", piece, "arrow"))) as source:
         return pa.ipc.open_file(source).read_all().filter(mask)
 

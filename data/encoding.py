@@ -120,7 +120,8 @@ class SplitTokens:
         if self.packing == "concatenate":
             self._file.write(flat.data)
             return
-        self._labels += [self.classes[label] for label in part.labels if label is not None]
+        if self.packing == "document" and self.classes:
+            self._labels += [self.classes[label] for label in part.labels if label is not None]
         self._waiting.append((flat, lengths))
         if sum(len(flat) for flat, _ in self._waiting) >= _GROUP_TOKENS:
             self._pack()

@@ -26,7 +26,6 @@ from data.manifest import (
     content_digest,
 )
 from data.plan import plan_of
-from data.remote import publish
 from data.samples import encode_array
 from data.shards import index_path
 from data.splits import bounds
@@ -43,8 +42,6 @@ def finish_dataset(work: Work) -> None:
     manifest = make_manifest(work, splits, blake3(statistics.encode()).hexdigest())
     _remove_strangers(work.folder, splits)
     write_card(work.folder, manifest)
-    if work.run.data.store:
-        publish(work.run.data.store, work.folder, manifest)
     write_json(work.folder.manifest, manifest.model_dump(mode="json"))
 
 

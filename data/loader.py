@@ -23,7 +23,7 @@ class Positioned:
 
     def __getitem__(self, place: tuple[int, int]) -> Sample:
         position, index = place
-        sample = {"position": position, "id": index} | decode(self.reader[index])
+        sample: Sample = {"position": position, "id": index} | decode(self.reader[index])
         if self.end is not None:
             sample["documents"] = document_ids(sample["tokens"], self.end)
         return sample

@@ -1,7 +1,8 @@
-"""Phases tests and overlap: training documents that share n-grams with the test split are found and left out."""
+"""Phases tests and overlap: documents that share n-grams with the test split are found and left out."""
 
 import numpy as np
 
+from configs.dataset import Decontamination
 from configs.folder import write_atomic
 from configs.stages import read_record
 from data.duplicates import choose_modulus, ngram_hashes, overlap
@@ -18,12 +19,18 @@ REASON = "overlaps the test split"
 
 def hash_tests(work: Work, number: int) -> None:
     """The n-grams of a piece's test documents, as sorted hashes."""
-    config = work.text.text.decontaminate
+    config = settings(work)
     texts = (text for part in kept(work, number) if part.split == "test" for text in part.contents)
     hashes = [ngram_hashes(text, config.ngram_words, modulus(work)) for text in texts]
     joined = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]))
     write_atomic(work.file("tests", number, "npy"), encode_array(joined))
     work.finish("tests", number, {"hashes": len(joined)})
+
+
+def settings(work: Work) -> Decontamination:
+    """How overlap is looked for, where it is."""
+    assert work.text.text.decontaminate
+    return work.text.text.decontaminate
 
 
 def modulus(work: Work) -> int:
@@ -43,7 +50,7 @@ def merge_tests(work: Work) -> None:
 
 def find_overlap(work: Work, number: int) -> None:
     """Which of a piece's training documents share too much with the test split."""
-    config = work.text.text.decontaminate
+    config = settings(work)
     known = np.load(work.path / "tests.npy", mmap_mode="r", allow_pickle=False)
     rows: list[int] = []
     drops, origin = Drops(), work.pieces[number][1].origin

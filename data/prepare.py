@@ -8,8 +8,8 @@ from configs.errors import DataError, UserError
 from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
 from configs.schema import RunConfig
-from configs.stages import complete
-from data.decide import decide
+from configs.stages import complete, data_key, read_record
+from data.decide import Decision, decide
 from data.encoding import encode_piece, make_tokenizer
 from data.finishing import finish_dataset, split_names
 from data.kept import trains
@@ -18,7 +18,7 @@ from data.overlap import find_overlap, hash_tests, merge_tests
 from data.plan import make_plan, plan_of
 from data.progress import say
 from data.reading import CORRUPT, Drops, facts_of, placement_examples, read_piece
-from data.remote import remove_published
+from data.remote import publish
 from data.units import Phase, Share, Workers
 from data.work import Work
 from data.writing import forget_changed, write_shard
@@ -30,17 +30,23 @@ def prepare(run: RunConfig, folder: RunFolder) -> None:
     Raises DataError when the source has no documents, too few tokens for one block, or none for a split.
     """
     with locked(folder.data):
-        if not complete("prepare", run, folder):
-            work = Work(run, folder)
+        work = Work(run, folder)
+        if not _is_made(run, folder):
             with Workers(work, run.world.prepare_workers) as hands:
                 for phase in PHASES.values():
                     phase(work, hands)
-        work = Work(run, folder)
         manifest = read_manifest(folder.manifest)  # the tokenizer may have been changed since
         if run.data.store:
-            remove_published(folder, manifest)
+            publish(run.data.store, folder, manifest)
         work.remove()
         say("prepare", f"complete: {complete('prepare', run, folder)}")
+
+
+def _is_made(run: RunConfig, folder: RunFolder) -> bool:
+    """Whether the shards are written; they may still have to go to the store."""
+    if run.data.store is None:
+        return complete("prepare", run, folder) is not None
+    return folder.manifest.exists() and read_record(folder.manifest).get("config") == data_key(run)
 
 
 def prepare_phase(run: RunConfig, folder: RunFolder, phase: str, share: Share) -> None:
@@ -107,7 +113,7 @@ def decide_all(work: Work, hands: Workers) -> None:
         name=_names(work),
         sample="document" if text else "image",
     )
-    classes = sorted({name for split in decision.splits.values() for name in split.classes})
+    classes = _classes(work, decision)
     examples = placement_examples(work, set(decision.dropped))
     write_json(work.decision, asdict(decision) | {"classes": classes, "examples": examples})
 
@@ -193,6 +199,21 @@ def _require_content(work: Work) -> None:
         )
 
 
+def _classes(work: Work, decision: Decision) -> list[str]:
+    """The names of the classes, when every sample has one."""
+    splits = decision.splits.values()
+    labelled, samples = sum(sum(s.classes.values()) for s in splits), sum(s.documents for s in splits)
+    if labelled == samples:
+        return sorted({name for split in splits for name in split.classes})
+    data = work.run.data
+    if labelled and (isinstance(data, ImageData) or data.packing == "document"):
+        raise DataError(
+            f"{_names(work)}: {samples - labelled} of {samples} samples have no label; "
+            "set label_field in every source of the mixture, or in none"
+        )
+    return []
+
+
 def _names(work: Work) -> str:
     return " and ".join(source.description for source in work.sources)
 
@@ -200,11 +221,11 @@ def _names(work: Work) -> str:
 def _require_a_block(work: Work) -> None:
     """A train split that does not fill one block trains nothing."""
     data = work.run.data
-    if not isinstance(data, TextData) or data.packing == "document":
+    if not isinstance(data, TextData):
         return
     records = [work.record("encode", number)["splits"] for number in range(len(work.pieces))]
     tokens = sum(r["tokens"] for each in records for name, r in each.items() if trains(name))
-    if tokens < data.block_tokens:
+    if not tokens or (tokens < data.block_tokens and data.packing != "document"):
         raise DataError(
             f"{_names(work)}: the train split has {tokens} tokens, fewer than one block of data.block_tokens="
             f"{data.block_tokens}; add text or choose a smaller block"

@@ -46,23 +46,28 @@ class RemoteShards:
 
 
 def publish(config: StoreConfig, folder: RunFolder, manifest: Manifest) -> None:
-    """Upload every shard and index."""
+    """Have every shard and index in the store; what lies here is uploaded, and removed once the store has it.
+
+    Raises DamageError when a shard is neither here nor there.
+    """
     store = open_store(config.url, endpoint=config.endpoint, region=config.region)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    progress = Progress("prepare", len(shards), "shards uploaded")
-    paths = [folder.data / shard.name for shard in shards]
-    for done, path in enumerate(paths):
-        for file in (path, index_path(path)):
-            store.upload(file, file.name)
+    standing = {each.path: each.size for each in store.list()}
+    progress, uploaded = Progress("prepare", len(shards), "shards uploaded"), 0
+    for done, shard in enumerate(shards):
+        path = folder.data / shard.name
+        if path.exists():
+            store.upload(index_path(path), index_path(path).name)
+            store.upload(path, path.name)
+            uploaded += 1
+        elif standing.get(shard.name) != shard.bytes or index_path(path).name not in standing:
+            raise DamageError(
+                f"{config.url}/{shard.name} is not in the store, and its shard is not in {folder.data} either; "
+                f"name the store that has it, or remove {folder.manifest} and prepare again"
+            )
+        path.unlink(missing_ok=True)
+        index_path(path).unlink(missing_ok=True)
         if progress.due():
             progress.show(done)
-    say("prepare", f"{len(shards)} shards uploaded to {config.url}")
-
-
-def remove_published(folder: RunFolder, manifest: Manifest) -> None:
-    """The local copies of shards that the store holds."""
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            path = folder.data / shard.name
-            path.unlink(missing_ok=True)
-            index_path(path).unlink(missing_ok=True)
+    if uploaded:
+        say("prepare", f"{uploaded} shards uploaded to {config.url}")

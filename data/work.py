@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.dataset import ImageData, MixturePart, PlainSource, TextData
+from configs.errors import UserError
 from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.schema import RunConfig
 from configs.stages import data_key, read_record
@@ -99,6 +100,9 @@ class Work:
         return self.path / phase / f"{number:06d}.{suffix}"
 
     def record(self, phase: str, number: int) -> dict[str, Any]:
+        """What a unit noted. Raises UserError when it is not done."""
+        if not self.done(phase, number):
+            raise UserError(f"phase {phase} is not done: its unit {number} is missing; run all its parts first")
         return read_record(self.file(phase, number, "json"))
 
     def done(self, phase: str, number: int) -> bool:
@@ -117,9 +121,15 @@ class Work:
         return tuple(open_source(part.source, kind, self.scratch / str(n)) for n, part in enumerate(self.parts))
 
     @cached_property
+    def _listed(self) -> dict[str, Any]:
+        if not self.listing.exists():
+            raise UserError("phase plan is not done; run it first")
+        return read_record(self.listing)
+
+    @cached_property
     def pieces(self) -> list[tuple[int, Piece]]:
         """Every piece with the number of the part it is of."""
-        return [(each["part"], Piece(**each["piece"])) for each in read_record(self.listing)["pieces"]]
+        return [(each["part"], Piece(**each["piece"])) for each in self._listed["pieces"]]
 
     def begin(self) -> bool:
         """List the sources' pieces, and go on with what an interrupted prepare of the same bytes left; True if any."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from data.records import Drop, Record
 
 EXCERPT_CHARACTERS = 200
-TOO_LONG = "too long"
+TOO_LONG = "over max_document_bytes"
 
 Kind = Literal["text", "images"]
 Beside = Callable[[str], bytes]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from configs.schema import CausalLMConfig
 from tests.tiny import tiny_run
 from trainer.evaluation.contract import cluster_sums
 from trainer.task import Sample

@@ -15,6 +15,8 @@ import data.prepare
 from configs.dataset import TextConfig
 from configs.errors import DataError
 from configs.folder import RunFolder
+from configs.stages import complete
+from data.dataset import open_dataset
 from data.manifest import read_manifest
 from data.prepare import prepare
 from data.samples import decode
@@ -205,3 +207,78 @@ def test_the_lock_is_held_while_preparing(run, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(data.prepare, "decide", refused)
     prepare(run, folder)
     assert entered == [True]
+
+
+def test_a_mixture_with_labels_in_one_part_alone_is_refused_where_labels_count(tmp_path: Path):
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.txt"
+    one.write_text("\n".join(json.dumps({"text": text, "label": "a"}) for text in sentences(40)), encoding="utf-8")
+    write_paragraphs(other, 40, seed=5)
+    parts = [
+        {"name": "one", "repeat": 1, "source": {"kind": "files", "paths": [str(one)], "label_field": "label"}},
+        {"name": "other", "repeat": 2, "source": {"kind": "files", "paths": [str(other)], "document": "paragraph"}},
+    ]
+    run = tiny(data__source={"kind": "mixture", "parts": parts})
+    manifest = prepared(run, tmp_path / "joined")[1]
+    assert manifest.classes == ()
+    assert [source.repeat for source in manifest.sources] == [1, 2]
+    packed = tiny(data__source={"kind": "mixture", "parts": parts}, data__packing="document")
+    with pytest.raises(DataError, match="40 of 80 samples have no label; set label_field in every source"):
+        prepared(packed, tmp_path / "packed")
+
+
+def test_documents_with_labels_are_samples_of_their_own(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    rows = [f'"{text}",{"odd" if n % 2 else "even"}' for n, text in enumerate(sentences(60))]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    source = {"kind": "files", "paths": [str(path)], "label_field": "label"}
+    folder, manifest = prepared(tiny(data__source=source, data__packing="document"), tmp_path / "run")
+    assert manifest.classes == ("even", "odd")
+    assert manifest.fields == ("tokens.npy", "cls")
+    for name, split in manifest.splits.items():
+        reader = ShardReader(folder.data, split.shards, manifest.fields)
+        assert len(reader) == split.documents == sum(split.classes.values())
+        assert all(len(decode(sample)["tokens"]) <= 9 for sample in reader)
+        labels = [decode(sample)["label"] for sample in reader]
+        assert [labels.count(k) for k in (0, 1)] == list(split.classes.values()), name
+
+
+def test_folds_take_turns_to_validate_over_one_data_set(tmp_path: Path):
+    path = write_paragraphs(tmp_path / "a.txt", 90)
+    folds = {"count": 3, "held_out": 1}
+    run = tiny(path, data__splits={"test": 0.2, "folds": folds})
+    folder, manifest = prepared(run, tmp_path / "run")
+    assert list(manifest.splits) == ["test", "fold-0", "fold-1", "fold-2"]
+    data = open_dataset(run, folder)
+    assert {name: len(reader) for name, reader in data.readers.items()} == {
+        "train": manifest.splits["fold-0"].samples + manifest.splits["fold-2"].samples,
+        "validation": manifest.splits["fold-1"].samples,
+        "test": manifest.splits["test"].samples,
+    }
+    other = tiny(path, data__splits={"test": 0.2, "folds": folds | {"held_out": 2}})
+    assert complete("prepare", other, folder), "one data set serves every fold"
+    assert len(open_dataset(other, folder).readers["validation"]) == manifest.splits["fold-2"].samples
+
+
+def test_a_part_by_weight_is_drawn_by_its_weight(tmp_path: Path):
+    parts = [
+        {"name": name, "weight": weight, "source": {"kind": "files", "paths": [str(path)], "document": "paragraph"}}
+        for name, weight, path in (
+            ("small", 3.0, write_paragraphs(tmp_path / "small.txt", 30, seed=1)),
+            ("large", 1.0, write_paragraphs(tmp_path / "large.txt", 90, seed=2)),
+        )
+    ]
+    run = tiny(data__source={"kind": "mixture", "parts": parts}, data__shuffle_window_samples=40)
+    folder, manifest = prepared(run, tmp_path / "run")
+    assert {shard.part for shard in manifest.splits["train"].shards} == {"small", "large"}
+    order = open_dataset(run, folder).order
+    small = sum(shard.samples for shard in manifest.splits["train"].shards if shard.part == "small")
+    drawn = np.concatenate([order.ids(window)[1] for window in range(10)])
+    assert (drawn < small).sum() == 300
+
+
+def test_overlap_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(f"the same words in all of them {n}" for n in range(60)), encoding="utf-8")
+    run = tiny(path, data__text__decontaminate={"ngram_words": 3}, data__packing="document")
+    with pytest.raises(DataError, match="the train split has 0 tokens"):
+        prepared(run, tmp_path / "run")

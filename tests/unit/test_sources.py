@@ -208,7 +208,7 @@ def test_a_document_over_the_limit_is_dropped_with_its_beginning(files: Folder, 
     good = files.write("b.txt", "y" * 20)
     dropped, kept = files.read(path, good, document=document, max_document_bytes=20)
     assert isinstance(dropped, Drop)
-    assert (dropped.reason, dropped.excerpt.strip()) == ("too long", "x" * 50)
+    assert (dropped.reason, dropped.excerpt.strip()) == ("over max_document_bytes", "x" * 50)
     assert dropped.origin.startswith(str(path))
     assert not isinstance(kept, Drop)
     assert kept.content == "y" * 20

@@ -181,7 +181,7 @@ def test_csv_rows_are_those_of_the_csv_module_and_long_ones_are_dropped_in_their
     for item, row, size in zip(found, rows, sizes, strict=True):
         if size > limit:
             assert isinstance(item, Drop)
-            assert item.reason == "too long"
+            assert item.reason == "over max_document_bytes"
         else:
             assert isinstance(item, Record)
             assert item.content == row[1]
@@ -199,8 +199,8 @@ def test_a_row_over_the_limit_is_dropped_with_its_beginning(files: Folder, name:
     found = files.read(path, max_document_bytes=50)
     assert [item.reason if isinstance(item, Drop) else item.content for item in found] == [
         "small",
-        "too long",
-        "too long",
+        "over max_document_bytes",
+        "over max_document_bytes",
         "small too",
     ]
     assert isinstance(found[1], Drop)
