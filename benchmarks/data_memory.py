@@ -33,11 +33,10 @@ def peak_gib(corpus_gib: float, say: Say) -> float:
             )
         corpus = Path(name) / "corpus.jsonl"
         write_corpus(corpus, int(corpus_gib * GIB))
-        near = "data.text.near_duplicates={similarity: 0.8}"
         config = str(Path(__file__).with_name("data.yaml"))
         paths = f"data.source.paths={json.dumps([str(corpus)])}"
         folder = RunFolder(Path(name) / "run")
-        folder.open(load([config, paths, near, "world.prepare_workers=2"]))
+        folder.open(load([config, paths, "world.prepare_workers=2"]))
         return _watched([sys.executable, "-m", "data.prepare", str(folder.path)], Path(name) / "log", say)
 
 
@@ -90,7 +89,7 @@ def limit(corpus_gib: float = CORPUS_GIB) -> Limit:
     """The case for a corpus of a size."""
     return Limit(
         name="data/memory",
-        measures=f"peak memory of prepare, 2 workers and near duplicates, on a corpus of {corpus_gib:g} GiB",
+        measures=f"peak memory of prepare with 2 workers on a corpus of {corpus_gib:g} GiB",
         unit="GiB",
         most=1,
         libraries=("pyarrow", "duckdb", "gigatoken"),

@@ -97,10 +97,13 @@ def read_pieces(work: Work, hands: Workers) -> None:
 
 def decide_all(work: Work, hands: Workers) -> None:
     """Duplicates, splits and folds over all pieces at once."""
-    if work.decision.exists():
-        return
-    _require_content(work)
-    say("prepare", "looking for duplicates and assigning splits")
+    if not work.decision.exists():
+        _require_content(work)
+        say("prepare", "looking for duplicates and assigning splits")
+        hands.alone(_decide)
+
+
+def _decide(work: Work) -> None:
     text = work.run.data.text if isinstance(work.run.data, TextData) else None
     decision = decide(
         facts_of(work),
@@ -124,13 +127,13 @@ def drop_overlap(work: Work, hands: Workers) -> None:
         return
     hands.run(Phase("tests", hash_tests, _pieces, "pieces of tests hashed"))
     if not (work.path / "tests.npy").exists():
-        merge_tests(work)
+        hands.alone(merge_tests)
     hands.run(Phase("overlap", find_overlap, _pieces, "pieces compared with the tests"))
 
 
 def train_tokenizer(work: Work, hands: Workers) -> None:
     if work.run.data.kind == "text":
-        make_tokenizer(work)
+        hands.alone(make_tokenizer)
 
 
 def encode_pieces(work: Work, hands: Workers) -> None:

@@ -5,6 +5,7 @@ import multiprocessing.context
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from configs.errors import DamageError
@@ -62,21 +63,25 @@ class Workers:
             if progress.due():
                 progress.show(done)
 
+    def alone(self, function: Callable[[Work], None]) -> None:
+        """Do what needs much memory while nobody else holds any, in a process that gives all of it back."""
+        if self.count == 1:
+            function(self.work)
+            return
+        self.close()
+        with self._processes(1) as pool, _said_when_killed(function.__name__.strip("_")):
+            pool.submit(_alone, function).result()
+
     def _here(self, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
         for number in todo:
             yield phase.run(self.work, number)
 
     def _parallel(self, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.count,
-                mp_context=_context(),
-                initializer=_begin,
-                initargs=(self.work.run, self.work.folder),
-            )
+            self._pool = self._processes(self.count)
         waiting: set[Future[None]] = set()
         queue = iter(todo)
-        try:
+        with _said_when_killed(phase.name):
             while True:
                 for number in queue:
                     waiting.add(self._pool.submit(_run, phase, number))
@@ -87,18 +92,34 @@ class Workers:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for each in done:
                     yield each.result()
-        except BrokenProcessPool:
-            raise DamageError(
-                f"a worker process was killed in phase {phase.name}, perhaps for want of memory; what was finished is "
-                "kept: run the same command again, with a smaller world.prepare_workers if memory is short"
-            ) from None
+
+    def _processes(self, count: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            count, mp_context=_context(), initializer=_begin, initargs=(self.work.run, self.work.folder)
+        )
+
+    def close(self) -> None:
+        """End the processes; the next phase starts others."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self.close()
+
+
+@contextmanager
+def _said_when_killed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise DamageError(
+            f"a worker process was killed in phase {what}, perhaps for want of memory; what was finished is "
+            "kept: run the same command again, with a smaller world.prepare_workers if memory is short"
+        ) from None
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
@@ -116,6 +137,11 @@ def _begin(run: RunConfig, folder: RunFolder) -> None:
     global _work
     die_with_parent()
     _work = Work(run, folder)
+
+
+def _alone(function: Callable[[Work], None]) -> None:
+    assert _work is not None
+    function(_work)
 
 
 def _run(phase: Phase, number: int) -> None:
