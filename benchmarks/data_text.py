@@ -14,8 +14,8 @@ from configs.dataset import TextData
 from configs.folder import RunFolder
 from configs.load import read
 from configs.stages import read_record
-from data.kept import kept
-from data.work import Work
+from data.phases.kept import kept
+from data.phases.work import Work
 
 SPLITS = ("train", "test")
 BATCH = 1000  # documents that `datasets` hands over at a time
@@ -46,8 +46,8 @@ class Prepare:
 
     def round(self) -> Round:
         """Documents to shards; the ids are read back from these, after the clock has stopped."""
+        from data.phases.units import Workers
         from data.prepare import encode_pieces, plan_shards, write_shards
-        from data.units import Workers
 
         work = open_work(self.path)
         for phase in ("encode", "write"):
@@ -68,7 +68,7 @@ class Prepare:
     def _save(self, work: Work, split: str) -> Path:
         """The joined stream of a split, out of its shards."""
         from data.manifest import Shard
-        from data.plan import plan_of
+        from data.phases.plan import plan_of
         from data.samples import decode
         from data.shards import ShardReader
 

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from configs.errors import UserError
 from configs.folder import write_atomic
 from configs.process import die_with_parent
-from data.display import one_line, size, visible
+from data.card.display import one_line, size, visible
+from data.card.pictures import draw, png
 from data.found import Found, command, find
 from data.manifest import Manifest, Shard, Split, read_manifest
-from data.pictures import draw, png
 from data.remote import RemoteShards
 from data.samples import decode
 from data.shards import ShardReader, index_path

@@ -9,19 +9,19 @@ from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
 from configs.schema import RunConfig
 from configs.stages import complete, data_key, read_record
-from data.decide import Decision, decide
-from data.encoding import encode_piece, make_tokenizer
-from data.finishing import finish_dataset, split_names
-from data.kept import trains
 from data.manifest import ASSIGNMENTS, read_manifest
-from data.overlap import find_overlap, hash_tests, merge_tests
-from data.plan import make_plan, plan_of
+from data.phases.encoding import encode_piece, make_tokenizer
+from data.phases.finishing import finish_dataset, split_names
+from data.phases.kept import trains
+from data.phases.overlap import find_overlap, hash_tests, merge_tests
+from data.phases.plan import make_plan, plan_of
+from data.phases.reading import CORRUPT, Drops, facts_of, placement_examples, read_piece
+from data.phases.units import Phase, Share, Workers
+from data.phases.work import Work
+from data.phases.writing import forget_changed, write_shard
 from data.progress import say
-from data.reading import CORRUPT, Drops, facts_of, placement_examples, read_piece
 from data.remote import publish
-from data.units import Phase, Share, Workers
-from data.work import Work
-from data.writing import forget_changed, write_shard
+from data.view.decide import Decision, decide
 
 
 def prepare(run: RunConfig, folder: RunFolder) -> None:

@@ -20,7 +20,7 @@ from configs.errors import DamageError
 from configs.folder import file_digest
 from configs.process import die_with_parent
 from configs.stages import read_record
-from data.display import size, visible
+from data.card.display import size, visible
 from data.found import Found, command, find
 from data.manifest import SCHEMA_VERSION, STATISTICS, Manifest, Shard, Split, content_digest
 from data.progress import clock, rate

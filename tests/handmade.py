@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from configs.dataset import TrainedTokenizer
 from configs.folder import RunFolder, file_digest, write_json
+from data.card.pictures import png
 from data.manifest import (
     SCHEMA_VERSION,
     STATISTICS,
@@ -23,7 +24,6 @@ from data.manifest import (
     content_digest,
 )
 from data.packing import pack
-from data.pictures import png
 from data.samples import encode_array
 from data.shards import ShardWriter
 from data.vocabulary import END_OF_DOCUMENT, id_of, train_tokenizer

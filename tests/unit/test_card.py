@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from configs.folder import RunFolder
 from configs.load import dump
-from data import plots
-from data.card import build_card, content, write_card
+from data.card import plots
+from data.card.page import build_card, content, write_card
+from data.card.pictures import png
+from data.card.sections import chosen
 from data.manifest import Manifest
-from data.pictures import png
-from data.sections import chosen
 from tests.corpus import sentences, tiny
 from tests.handmade import finish, image_set, text_set, write_shards
 

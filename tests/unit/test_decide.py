@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from configs.dataset import FoldConfig, NearDuplicates, SplitConfig
 from configs.errors import DamageError, DataError, UserError
-from data.decide import ASSIGNMENTS_FILE, ELSEWHERE, FACTS, PLACEMENTS, Decision, check, decide, placements_of
-from data.duplicates import Signer, content_key
 from data.splits import assign, place
-from data.tables import open_database, repeats
+from data.view.decide import ASSIGNMENTS_FILE, ELSEWHERE, FACTS, PLACEMENTS, Decision, check, decide, placements_of
+from data.view.duplicates import Signer, content_key
+from data.view.tables import open_database, repeats
 
 NEAR = NearDuplicates(ngram_words=2)
 SIGNER = Signer(NEAR)
@@ -326,7 +326,12 @@ def test_near_duplicates_and_groups_in_two_splits_are_found(tmp_path: Path):
 def test_the_size_of_batches_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     docs = [*near_copies(), *corpus(60, label=2, group=3), *corpus(40), *near_copies()]
     whole = run(tmp_path / "a", cut(docs, 50), near=True, stratify=True)
-    for name in ("data.tables._ROWS", "data.tables._SIGNATURES", "data.strata._BATCH", "data.decide._BATCH"):
+    for name in (
+        "data.view.tables._ROWS",
+        "data.view.tables._SIGNATURES",
+        "data.view.strata._BATCH",
+        "data.view.decide._BATCH",
+    ):
         monkeypatch.setattr(name, 100)
     parts = run(tmp_path / "b", cut(docs, 50), near=True, stratify=True)
     assert (parts.decision, parts.splits, parts.reasons) == (whole.decision, whole.splits, whole.reasons)
@@ -342,7 +347,7 @@ def test_repeats_are_the_rows_that_have_the_key_of_the_one_before(keys: list[tup
         if number and sorted(keys)[number - 1] == key:
             expected.append((number, sorted(keys).index(key), number - 1))
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder, open_database(Path(folder)) as database:
-        patch.setattr("data.tables._ROWS", batch)
+        patch.setattr("data.view.tables._ROWS", batch)
         database.execute("CREATE TABLE keys (high INTEGER, low INTEGER, id BIGINT)")
         if rows:
             database.executemany("INSERT INTO keys VALUES (?, ?, ?)", rows)
@@ -376,7 +381,7 @@ def test_a_source_without_documents_is_refused(tmp_path: Path, pieces: list[list
 
 
 def test_a_field_with_a_value_a_document_is_not_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data.decide.MAX_CLASSES", 50)
+    monkeypatch.setattr("data.view.decide.MAX_CLASSES", 50)
     with pytest.raises(DataError, match="label_field has 51 different values, at most 50 can be classes"):
         run(tmp_path, [corpus(100, label=51)])
 
@@ -407,6 +412,6 @@ def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path):
 
 
 def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data.tables.MEMORY", "1MB")
+    monkeypatch.setattr("data.view.tables.MEMORY", "1MB")
     with pytest.raises(UserError, match="needs more than 1MB of memory and the free disk"):
         run(tmp_path, [corpus(2000)])

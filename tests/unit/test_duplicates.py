@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.dataset import NearDuplicates
-from data import duplicates
-from data.duplicates import (
+from data.view import duplicates
+from data.view.duplicates import (
     MAX_HASHES,
     Signer,
     bands_and_rows,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from configs.dataset import FilterConfig
 from configs.errors import ConfigError
-from data.filters import excerpt, repeated_lines, repeated_words, symbols, unfit
+from data.cleaning.filters import excerpt, repeated_lines, repeated_words, symbols, unfit
 
 ENGLISH = "The quick brown fox jumps over the lazy dog, and then it goes home to sleep until the morning."
 FRENCH = "Lorsque j'avais six ans j'ai vu, une fois, une magnifique image dans un livre sur la forêt vierge."

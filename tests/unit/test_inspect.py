@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from configs.dataset import StoreConfig
 from configs.folder import RunFolder
 from configs.load import dump
-from data.display import one_line, percent, short, size, visible
+from data.card.display import one_line, percent, short, size, visible
+from data.card.pictures import draw, png
 from data.inspect import main
 from data.manifest import Manifest
-from data.pictures import draw, png
 from data.samples import decode
 from data.shards import ShardReader
 from data.store import open_store

@@ -16,13 +16,13 @@ from configs.dataset import TextConfig
 from configs.errors import DataError
 from configs.folder import RunFolder
 from configs.stages import complete
+from data.cleaning.text import clean
 from data.dataset import open_dataset
 from data.manifest import read_manifest
 from data.prepare import prepare
 from data.samples import decode
 from data.shards import ShardReader
 from data.splits import assign
-from data.text import clean
 from data.vocabulary import END_OF_DOCUMENT
 from tests.corpus import contents, prepared, read_documents, sentences, tiny, write_paragraphs
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import data.encoding
+import data.phases.encoding
 from configs.folder import RunFolder
 from configs.stages import complete
 from data.manifest import Shard, read_manifest
@@ -126,7 +126,7 @@ def test_finished_shards_and_the_tokenizer_are_not_made_again(
     folder.open(run)
     first = interrupted(run, folder, partial(close_counting, stop_at=stop_at))
     second = close_counting(monkeypatch)
-    monkeypatch.setattr(data.encoding, "build_tokenizer", None)
+    monkeypatch.setattr(data.phases.encoding, "build_tokenizer", None)
     prepare(run, folder)
     shards = {shard.name for split in read_manifest(folder.manifest).splits.values() for shard in split.shards}
     assert set(first) | set(second) == shards

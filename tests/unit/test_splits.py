@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from configs.dataset import FoldConfig, SplitConfig
 from data.splits import PLACES, SPLITS, assign, bounds, place, shares, split_of
-from data.strata import Balance, fill, quotas
+from data.view.strata import Balance, fill, quotas
 
 TEXTS = st.lists(st.text(max_size=8), max_size=10)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.dataset import TextConfig
-from data.text import ODD_MARKS, clean, normalise, remove_punctuation
+from data.cleaning.text import ODD_MARKS, clean, normalise, remove_punctuation
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 FORMS = ["NFC", "NFKC", "NFD", "NFKD"]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from configs.dataset import StoreConfig
 from configs.folder import RunFolder
 from configs.load import dump
+from data.card.pictures import png
 from data.found import Found, find
 from data.manifest import Manifest
-from data.pictures import png
 from data.samples import encode_array
 from data.shards import ShardWriter
 from data.store import open_store

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.words import expand_contractions, lemmatise, remove_stop_words, stem, write_numbers
+from data.cleaning.words import expand_contractions, lemmatise, remove_stop_words, stem, write_numbers
 
 
 @pytest.mark.parametrize(

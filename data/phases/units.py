@@ -12,8 +12,8 @@ from configs.errors import DamageError
 from configs.folder import RunFolder
 from configs.process import die_with_parent
 from configs.schema import RunConfig
+from data.phases.work import Work
 from data.progress import Progress
-from data.work import Work
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ class Share:
 
 
 ALONE = Share()
+_PRELOADED = (
+    "data.cleaning.filters",
+    "data.phases.encoding",
+    "data.phases.overlap",
+    "data.phases.reading",
+    "data.phases.writing",
+)
 
 
 class Workers:
@@ -125,7 +132,15 @@ def _said_when_killed(what: str) -> Iterator[None]:
 def _context() -> multiprocessing.context.ForkServerContext:
     """Workers are forked from a process that has imported everything and started nothing: a fork loses threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data.reading", "data.filters", "data.overlap", "data.encoding", "data.writing"])
+    context.set_forkserver_preload(
+        [
+            "data.phases.reading",
+            "data.cleaning.filters",
+            "data.phases.overlap",
+            "data.phases.encoding",
+            "data.phases.writing",
+        ]
+    )
     return context
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from data.augment import plan_copies
-from data.decide import placements_of
-from data.work import Work
+from data.phases.work import Work
+from data.view.decide import placements_of
 
 Copy = tuple[int, int, int]
 """(piece, row, number of the copy)"""

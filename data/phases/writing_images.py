@@ -7,13 +7,13 @@ import numpy as np
 
 from configs.stages import read_record
 from data.augment import altered
-from data.copies import images_of
 from data.images import decode_stored, encode, pixel_sums
 from data.manifest import PixelSums
-from data.plan import Run
+from data.phases.copies import images_of
+from data.phases.plan import Run
+from data.phases.work import Work
 from data.samples import IMAGE_FIELDS, LABEL
 from data.shards import ShardWriter
-from data.work import Work
 
 
 def write_images(

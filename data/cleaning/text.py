@@ -8,8 +8,8 @@ from string import punctuation
 from typing import Any
 
 from configs.dataset import TextConfig
-from data import words
-from data.markup import encodable, unwrap
+from data.cleaning import words
+from data.cleaning.markup import encodable, unwrap
 
 ODD_MARKS = "\u0f73\u0f75\u0f81\uff9e\uff9f"  # of class 0, and yet normal forms turn them into marks alone
 _MARK_LIMIT = 256

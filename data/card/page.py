@@ -8,10 +8,10 @@ import yaml
 from configs.folder import RunFolder, write_atomic
 from configs.load import read
 from configs.stages import read_record
-from data import plots
-from data.display import one_line, percent, size, visible
+from data.card import plots
+from data.card.display import one_line, percent, size, visible
+from data.card.sections import Cell, Record, Table, class_table, image_content, labelled, text_content
 from data.manifest import CARD, STATISTICS, Manifest, SourceRecord, Split
-from data.sections import Cell, Record, Table, class_table, image_content, labelled, text_content
 
 _SHARDS = 200  # rows of the table at most
 _EXCERPT = 400  # characters
@@ -29,7 +29,7 @@ def build_card(folder: RunFolder, manifest: Manifest) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    template = Path(__file__).with_name("card.html").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     statistics = read_record(folder.data / STATISTICS)
     frame = {name.lower(): getattr(plots, name) for name in ("WIDTH", "HEIGHT", "LEFT", "RIGHT", "TOP", "BOTTOM")}
     return environment.from_string(template).render(frame=frame, **content(folder, manifest, statistics))

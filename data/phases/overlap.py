@@ -5,13 +5,13 @@ import numpy as np
 from configs.dataset import Decontamination
 from configs.folder import write_atomic
 from configs.stages import read_record
-from data.duplicates import choose_modulus, ngram_hashes, overlap
-from data.filters import excerpt
-from data.kept import kept
-from data.reading import Drops
+from data.cleaning.filters import excerpt
+from data.phases.kept import kept
+from data.phases.reading import Drops
+from data.phases.work import Work
 from data.records import Drop
 from data.samples import encode_array
-from data.work import Work
+from data.view.duplicates import choose_modulus, ngram_hashes, overlap
 
 _TOGETHER = 4 << 20  # hashes that are sorted in at a time
 REASON = "overlaps the test split"

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.folder import RunFolder
-from data import plots
+from data.card import plots
+from data.card.display import one_line, percent, visible
+from data.card.pictures import png
 from data.dataset import read_labels
-from data.display import one_line, percent, visible
-from data.kept import trains
 from data.manifest import Manifest
-from data.pictures import png
+from data.phases.kept import trains
 from data.samples import decode
 from data.shards import ShardReader
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from configs.dataset import ImageData
 from configs.folder import write_atomic, write_json
 from configs.stages import read_record
-from data.decide import placements_of
-from data.encoding import packing_of
+from data.phases.encoding import packing_of
+from data.phases.work import Work
 from data.samples import encode_array
-from data.work import Work
+from data.view.decide import placements_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _plan(path: Path, written: int) -> Plan:
 
 def _with_copies(work: Work, runs: list[Run]) -> list[Run]:
     """The train split's last run with altered copies of rare classes after its samples; which ones, in copies.npy."""
-    from data.copies import choose_copies
+    from data.phases.copies import choose_copies
 
     trains = [place for place, run in enumerate(runs) if run.split == "train"]
     copies = choose_copies(work, [piece for place in trains for piece in runs[place].pieces])

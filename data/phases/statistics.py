@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.stages import read_record
-from data.encoding import token_counts
 from data.manifest import Split
-from data.reading import Drops
-from data.work import Work
+from data.phases.encoding import token_counts
+from data.phases.reading import Drops
+from data.phases.work import Work
 
 TOP_TOKENS = 40
 ZIPF_POINTS = 200

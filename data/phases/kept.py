@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from configs.errors import DamageError
-from data.decide import placements_of
-from data.reading import batches_of
-from data.work import Work
+from data.phases.reading import batches_of
+from data.phases.work import Work
+from data.view.decide import placements_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data.display import short
+from data.card.display import short
 
 WIDTH, HEIGHT = 360, 220  # of the drawing; a phone shows it at about this size, so letters stay readable
 LEFT, RIGHT, TOP, BOTTOM = 46, 340, 10, 176

@@ -17,8 +17,8 @@ from configs.dataset import NearDuplicates, SplitConfig
 from configs.errors import DataError
 from configs.folder import sync
 from data.splits import SPLITS, bounds, shares
-from data.strata import stratify
-from data.tables import compare, drop_equal, drop_near, load, number, open_database, repeats
+from data.view.strata import stratify
+from data.view.tables import compare, drop_equal, drop_near, load, number, open_database, repeats
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Database

@@ -10,8 +10,7 @@ from blake3 import blake3
 from configs.dataset import SplitConfig, TextData
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.stages import data_key, read_record
-from data.card import write_card
-from data.kept import trains
+from data.card.page import write_card
 from data.manifest import (
     SCHEMA_VERSION,
     STATISTICS,
@@ -25,13 +24,14 @@ from data.manifest import (
     TokenizerRecord,
     content_digest,
 )
-from data.plan import plan_of
+from data.phases.kept import trains
+from data.phases.plan import plan_of
+from data.phases.statistics import all_drops, collect, label_counts
+from data.phases.work import Work
+from data.phases.writing import fields_of
 from data.samples import encode_array
 from data.shards import index_path
 from data.splits import bounds
-from data.statistics import all_drops, collect, label_counts
-from data.work import Work
-from data.writing import fields_of
 
 
 def finish_dataset(work: Work) -> None:

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from configs.dataset import TokenizerFile, TrainedTokenizer
 from configs.folder import file_digest, sync, write_atomic, write_json
 from configs.stages import read_record
-from data.kept import Kept, kept, trains
 from data.packing import pack_best_fit, pack_documents
+from data.phases.kept import Kept, kept, trains
+from data.phases.work import Work
 from data.progress import say
 from data.samples import encode_array
 from data.tokens import Encoder
 from data.vocabulary import build_tokenizer, id_of, special_ids, vocabulary_size
-from data.work import Work
 
 _GROUP_TOKENS = 4 << 20  # tokens among which best-fit looks for documents that fill a block
 BINS = 32  # of histograms of lengths: bin k holds lengths from 2^k to below 2^(k+1)

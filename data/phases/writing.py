@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.stages import read_record
-from data.encoding import packing_of
 from data.manifest import Shard
-from data.plan import Run, plan_of
+from data.phases.encoding import packing_of
+from data.phases.plan import Run, plan_of
+from data.phases.work import Work
 from data.samples import IMAGE_FIELDS, LABEL, encode_array, npy_header
 from data.shards import ShardWriter, file_blake3, index_path
-from data.work import Work
 
 _CHUNK_TOKENS = 4 << 20  # tokens of a joined stream that are cut into blocks at a time
 
@@ -46,7 +46,7 @@ def write_shard(work: Work, number: int) -> None:
     writer = ShardWriter(work.folder.data / f"{prefix}-{place:05d}.tar", fields_of(work), part)
     record: dict[str, Any] = {"split": run.split, "labels": [], "pixels": None, "bytes": 0}
     if work.run.data.kind == "images":
-        from data.writing_images import write_images
+        from data.phases.writing_images import write_images
 
         write_images(work, run, writer, prefix, begin, end, record)
     elif packing_of(work, run.split) == "concatenate":

@@ -15,11 +15,11 @@ from blake3 import blake3
 from configs.dataset import ImageData, TextData
 from configs.errors import DataError
 from configs.folder import sync
-from data.decide import FACTS, placements_of
-from data.duplicates import Signer, content_key
+from data.phases.work import Work
 from data.records import Drop, Record
 from data.splits import place
-from data.work import Work
+from data.view.decide import FACTS, placements_of
+from data.view.duplicates import Signer, content_key
 
 EXAMPLES = 10
 """Examples of each reason that the data card shows"""
@@ -80,7 +80,7 @@ def placement_examples(work: Work, reasons: set[str]) -> dict[str, list[dict[str
 
 
 def _texts(work: Work, number: int, rows: set[int]) -> dict[int, str]:
-    from data.filters import excerpt
+    from data.cleaning.filters import excerpt
 
     found = {}
     for batch in batches_of(work.file("read", number, "arrow")):
@@ -118,8 +118,8 @@ Cleaned = tuple[dict[str, Any], dict[str, Any]]
 
 def clean_text(config: TextData, records: Iterator[Record | Drop]) -> Iterator[Cleaned | Drop]:
     """Each document's spill and facts, or why it was dropped."""
-    from data.filters import excerpt, unfit
-    from data.text import clean
+    from data.cleaning.filters import excerpt, unfit
+    from data.cleaning.text import clean
 
     signer = Signer(config.text.near_duplicates) if config.text.near_duplicates else None
     for record in records:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from data.tables import insert
+from data.view.tables import insert
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Database
