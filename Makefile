@@ -36,6 +36,7 @@ check: $(READY)  ## format, lint, types, import directions, unit and contract te
 	$(BIN)/python -m pytest tests/unit tests/contract
 
 bench: $(READY)  ## run the benchmarks, or those whose name starts with CASE (make bench CASE=loop/)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-bench.lock
 	$(BIN)/python -m benchmarks $(CASE)
 
 golden: $(READY)  ## write the golden files and the configuration's JSON schema again
