@@ -216,7 +216,7 @@ class TrainedTokenizer(Config):
     """causal: <|endoftext|> ends a document; masked: [PAD] [UNK] [CLS] [SEP] [MASK], and [SEP] ends a document"""
     extra_tokens: tuple[Name, ...] = ()
     """More special tokens, such as those of prompts and heads"""
-    sample_bytes: Count = 64 << 20
+    sample_bytes: Count = 32 << 20
     """Most text to train on: a larger train split is sampled by hash"""
 
     rules: ClassVar = (rules.bytes_have_tokens,)

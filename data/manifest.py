@@ -172,6 +172,8 @@ class Manifest(Part):
     """What was looked for in two splits at once, and how often it was found"""
     statistics: str = ""
     """BLAKE3 of statistics.json, from which the data card is drawn"""
+    assignments: str = ""
+    """BLAKE3 of assignments.parquet, by which a later data set leaves every sample where it is"""
 
     def view(self, splits: SplitConfig) -> "Manifest":
         """The same data set with splits named train, validation and test; folds but the held-out one train."""

@@ -2,14 +2,15 @@
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from configs.dataset import ImageData, TextData
-from configs.errors import DataError, UserError
+from configs.errors import DamageError, DataError, UserError
 from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
 from configs.schema import RunConfig
 from configs.stages import complete, data_key, read_record
-from data.manifest import ASSIGNMENTS, read_manifest
+from data.manifest import ASSIGNMENTS, MANIFEST, read_manifest
 from data.phases.encoding import encode_piece, make_tokenizer
 from data.phases.finishing import finish_dataset, split_names
 from data.phases.kept import trains
@@ -21,6 +22,7 @@ from data.phases.work import Work
 from data.phases.writing import forget_changed, write_shard
 from data.progress import say
 from data.remote import publish
+from data.shards import file_blake3
 from data.view.decide import Decision, decide
 
 
@@ -99,6 +101,7 @@ def decide_all(work: Work, hands: Workers) -> None:
     """Duplicates, splits and folds over all pieces at once."""
     if not work.decision.exists():
         _require_content(work)
+        _check_previous(work)
         say("prepare", "looking for duplicates and assigning splits")
         hands.alone(_decide)
 
@@ -200,6 +203,18 @@ def _require_content(work: Work) -> None:
             f"{_names(work)}: {corrupt} corrupt images, data.images.max_corrupt={limit} may be left out: "
             f"{', '.join(first[:5])}{more}; mend or remove them, or raise the limit"
         )
+
+
+def _check_previous(work: Work) -> None:
+    """An earlier data set whose assignments are what it wrote, and of the same kind. Raises DataError, DamageError."""
+    if (previous := work.run.data.splits.previous) is None:
+        return
+    earlier = read_manifest(Path(previous) / MANIFEST)
+    path = Path(previous) / ASSIGNMENTS
+    if earlier.kind != work.run.data.kind:
+        raise DataError(f"data.splits.previous={previous} holds {earlier.kind}, this is {work.run.data.kind}")
+    if not path.is_file() or file_blake3(path) != earlier.assignments:
+        raise DamageError(f"{path} is not what was written: its blake3 differs from the manifest's; restore the file")
 
 
 def _classes(work: Work, decision: Decision) -> list[str]:

@@ -22,7 +22,7 @@ from configs.process import die_with_parent
 from configs.stages import read_record
 from data.card.display import size, visible
 from data.found import Found, command, find
-from data.manifest import SCHEMA_VERSION, STATISTICS, Manifest, Shard, Split, content_digest
+from data.manifest import ASSIGNMENTS, SCHEMA_VERSION, STATISTICS, Manifest, Shard, Split, content_digest
 from data.progress import clock, rate
 from data.samples import decode_array
 from data.shards import index_path
@@ -156,13 +156,14 @@ def _names(manifest: Manifest) -> Iterator[str]:
 
 
 def check_files(found: Found, manifest: Manifest, report: Report) -> None:
-    """Tokenizer, statistics and labels."""
+    """Tokenizer, statistics, assignments and labels."""
     if manifest.tokenizer:
         path = found.folder / manifest.tokenizer.file
         got = file_digest(path) if path.is_file() else "no file"
         if got != manifest.tokenizer.sha256:
             report(_differs(path, "sha256", got, manifest.tokenizer.sha256))
     expected = [(STATISTICS, manifest.statistics)] if manifest.statistics else []
+    expected += [(ASSIGNMENTS, manifest.assignments)] if manifest.assignments else []
     expected += [(labels.file, labels.blake3) for split in manifest.splits.values() for labels in split.labels]
     for name, digest in expected:
         path = found.folder / name

@@ -1,6 +1,7 @@
 """Phases tokenizer and encode: kept documents to token ids, a piece at a time."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.dataset import TokenizerFile, TrainedTokenizer
+from configs.errors import UserError
 from configs.folder import file_digest, sync, write_atomic, write_json
 from configs.stages import read_record
 from data.packing import pack_best_fit, pack_documents
@@ -23,6 +25,9 @@ from data.tokens import Encoder
 from data.vocabulary import build_tokenizer, id_of, special_ids, vocabulary_size
 
 _GROUP_TOKENS = 4 << 20  # tokens among which best-fit looks for documents that fill a block
+LONGEST_WORD = 512
+"""Characters of a word, or of a run of white space, that a tokenizer learns from"""
+_LONG = re.compile(r"\S{513,}|\s{513,}")
 BINS = 32  # of histograms of lengths: bin k holds lengths from 2^k to below 2^(k+1)
 
 
@@ -59,7 +64,12 @@ class TrainingTexts:
             for part in kept(self.work, number):
                 if trains(part.split):
                     texts = zip(part.rows.tolist(), part.contents, strict=True)
-                    yield from (text for row, text in texts if chosen is None or row in chosen)
+                    yield from (_LONG.sub(_cut, text) for row, text in texts if chosen is None or row in chosen)
+
+
+def _cut(run: re.Match[str]) -> str:
+    """The beginning of what is no word: learning from one takes time in the square of its length."""
+    return run[0][:LONGEST_WORD]
 
 
 def _sampled(work: Work, number: int, share: float) -> set[int]:
@@ -71,6 +81,8 @@ def _sampled(work: Work, number: int, share: float) -> set[int]:
 
 def encode_piece(work: Work, number: int) -> None:
     """A piece's documents as ids, per split: NUMBER.SPLIT.tokens, and for packed samples their lengths and labels."""
+    if not work.tokenizer.exists():
+        raise UserError("phase tokenizer is not done; run it first")
     note = read_record(work.tokenizer)
     encoder = Encoder(Tokenizer.from_file(str(work.folder.tokenizer)), note["end"], why_not=note["why_not"])
     made: dict[str, SplitTokens] = {}

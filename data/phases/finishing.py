@@ -12,6 +12,7 @@ from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.stages import data_key, read_record
 from data.card.page import write_card
 from data.manifest import (
+    ASSIGNMENTS,
     SCHEMA_VERSION,
     STATISTICS,
     ImagesRecord,
@@ -29,8 +30,9 @@ from data.phases.plan import plan_of
 from data.phases.statistics import all_drops, collect, label_counts
 from data.phases.work import Work
 from data.phases.writing import fields_of
+from data.progress import say
 from data.samples import encode_array
-from data.shards import index_path
+from data.shards import file_blake3, index_path
 from data.splits import bounds
 
 
@@ -41,6 +43,8 @@ def finish_dataset(work: Work) -> None:
     write_atomic(work.folder.data / STATISTICS, statistics)
     manifest = make_manifest(work, splits, blake3(statistics.encode()).hexdigest())
     _remove_strangers(work.folder, splits)
+    if manifest.dropped:
+        say("prepare", "left out: " + ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items()))
     write_card(work.folder, manifest)
     write_json(work.folder.manifest, manifest.model_dump(mode="json"))
 
@@ -112,6 +116,7 @@ def make_manifest(work: Work, splits: dict[str, Split], statistics: str) -> Mani
         near_duplicate_rate=decision["near_duplicate_rate"],
         checks=decision["checks"],
         statistics=statistics,
+        assignments=file_blake3(work.folder.data / ASSIGNMENTS),
     )
     return manifest.model_copy(update={"digest": content_digest(manifest)})
 

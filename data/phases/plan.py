@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.dataset import ImageData
+from configs.errors import DataError, UserError
 from configs.folder import write_atomic, write_json
 from configs.stages import read_record
 from data.phases.encoding import packing_of
+from data.phases.kept import trains
 from data.phases.work import Work
 from data.samples import encode_array
 from data.view.decide import placements_of
@@ -67,6 +69,7 @@ def make_plan(work: Work, splits: Sequence[str]) -> None:
             samples = -(-total // work.text.block_tokens) if joined else total
             if samples:
                 runs.append(Run(split, part, tuple(found), tuple(found.values()), samples))
+    _require_every_part(work, runs)
     if isinstance(work.run.data, ImageData) and work.run.data.images.rare_classes:
         runs = _with_copies(work, runs)
     size = work.run.data.shard_samples
@@ -76,6 +79,16 @@ def make_plan(work: Work, splits: Sequence[str]) -> None:
         for place, begin in enumerate(range(0, run.samples + run.copies, size))
     ]
     write_json(work.plan, {"runs": [asdict(run) for run in runs], "shards": shards})
+
+
+def _require_every_part(work: Work, runs: Sequence[Run]) -> None:
+    """A part of a mixture with nothing to learn from would leave its share to the others."""
+    there = {run.part for run in runs if trains(run.split)}
+    if missing := [part.name for number, part in enumerate(work.parts) if part.name and number not in there]:
+        raise DataError(
+            f"data.source.parts: nothing of {', '.join(missing)} is left to train on; see in its data what was dropped "
+            "(duplicates of an earlier part are), or take the part out"
+        )
 
 
 def _given_tokens(work: Work) -> dict[tuple[int, str], int]:
@@ -96,7 +109,9 @@ def _given_images(work: Work) -> dict[tuple[int, str], int]:
 
 
 def plan_of(path: Path) -> Plan:
-    """The plan that a file holds, read again when it was written anew."""
+    """The plan that a file holds, read again when it was written anew. Raises UserError when there is none."""
+    if not path.exists():
+        raise UserError("phase cut is not done; run it first")
     return _plan(path, path.stat().st_mtime_ns)
 
 

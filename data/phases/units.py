@@ -2,6 +2,8 @@
 
 import multiprocessing
 import multiprocessing.context
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -151,7 +153,16 @@ def _begin(run: RunConfig, folder: RunFolder) -> None:
     """What each worker process does first."""
     global _work
     die_with_parent()
+    threading.Thread(target=_die_with_prepare, daemon=True).start()
     _work = Work(run, folder)
+
+
+def _die_with_prepare() -> None:
+    """End when prepare does: a worker's parent is the forkserver, which lives as long as any worker."""
+    prepare = multiprocessing.parent_process()
+    assert prepare
+    prepare.join()
+    os._exit(137)
 
 
 def _alone(function: Callable[[Work], None]) -> None:

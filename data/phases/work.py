@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.schema import RunConfig
 from configs.stages import data_key, read_record
+from data.manifest import ASSIGNMENTS, MANIFEST
 from data.records import Piece, Source
 from data.sources import open_source
 
@@ -150,7 +151,7 @@ class Work:
         """Digests of files that the configuration names."""
         previous = self.run.data.splits.previous
         named = [getattr(getattr(self.run.data, "tokenizer", None), "path", None)]
-        named.append(str(Path(previous) / "manifest.json") if previous else None)
+        named += [str(Path(previous) / name) for name in (MANIFEST, ASSIGNMENTS)] if previous else []
         return [file_digest(Path(name)) if name and Path(name).is_file() else "" for name in named]
 
     def remove(self) -> None:

@@ -6,6 +6,9 @@ from itertools import chain
 
 from configs.errors import DataError
 
+_ESCAPES = ("unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined")  # notations, not encodings
+_MARKS = ((codecs.BOM_UTF32_LE, "utf_32"), (codecs.BOM_UTF32_BE, "utf_32"), (codecs.BOM_UTF16_LE, "utf_16"))
+_MARKS += ((codecs.BOM_UTF16_BE, "utf_16"),)
 _SHIFTING = ("utf_7", "hz", "iso2022")  # what a byte means depends on those before it
 
 
@@ -16,6 +19,8 @@ def check_encodings(names: Iterable[str]) -> None:
             known = codecs.lookup(name)
             "".encode(name)
         except (LookupError, ValueError):
+            known = None
+        if known is not None and known.name.replace("-", "_") in _ESCAPES:
             known = None
         if known is None or not getattr(known, "_is_text_encoding", True) or known.incrementaldecoder is None:
             raise DataError(
@@ -33,11 +38,25 @@ def decode(content: bytes, encodings: Sequence[str], name: str, offset: int = 0)
     first: UnicodeDecodeError | None = None
     for encoding in encodings:
         try:
+            if offset == 0:
+                _require_mark(content, encoding)
             return content.decode(encoding)
         except UnicodeDecodeError as error:
             first = first or error
     assert first is not None
     raise refusal(name, offset + first.start, first.object[first.start], encodings)
+
+
+def _require_mark(begin: bytes, encoding: str) -> None:
+    """Raise UnicodeDecodeError where a file's byte-order mark and an encoding exclude each other.
+
+    A mark of UTF-16 is two letters to single-byte encodings, and UTF-16 makes Chinese of text that has none.
+    """
+    name = codecs.lookup(encoding).name.replace("-", "_")
+    family = next((each for mark, each in _MARKS if begin.startswith(mark)), None)
+    wrong = family != name if name in ("utf_16", "utf_32") else family is not None and not name.startswith(family)
+    if wrong and begin:
+        raise UnicodeDecodeError(encoding, begin[:4], 0, 1, f"the file begins as {family or 'no such encoding'} does")
 
 
 def refusal(name: str, at: int, byte: int, encodings: Sequence[str]) -> DataError:
@@ -56,6 +75,8 @@ def decoded(stream: Iterable[bytes], encoding: str, name: str, tried: Sequence[s
     for chunk in chain(stream, [b""]):
         pending = len(decoder.getstate()[0])
         try:
+            if offset == 0:
+                _require_mark(chunk, encoding)
             yield decoder.decode(chunk, not chunk)
         except UnicodeDecodeError as error:
             at = offset - pending + error.start

@@ -74,6 +74,8 @@ def list_files(
             if check:
                 check(path, files)
         if not files:
+            if not remote and not set(path) & set("*?[") and not Path(path).exists():
+                raise DataError(f"data.source.paths: {path!r} does not exist, seen from {Path.cwd()}")
             where = "" if remote else f" from {Path.cwd()}"
             raise DataError(f"data.source.paths: {path!r} matches no file; expected {' '.join(allowed)}{where}")
         for name, stat in files.items():

@@ -268,6 +268,18 @@ def _keep_previous(database: "Database", path: Path, config: SplitConfig) -> Non
         "INSERT INTO before SELECT id, min(number) FROM kept JOIN earlier USING (key_high, key_low)"
         " JOIN names USING (split) GROUP BY id"
     )
+    total = number(database, "SELECT count(*) FROM earlier")
+    found = number(
+        database,
+        "SELECT count(*) FROM earlier WHERE EXISTS (SELECT 1 FROM kept k WHERE k.key_high = earlier.key_high"
+        " AND k.key_low = earlier.key_low) OR EXISTS (SELECT 1 FROM kept k WHERE k.group_high = earlier.group_high"
+        " AND k.group_low = earlier.group_low)",
+    )
+    if 2 * found < total:
+        raise DataError(
+            f"data.splits.previous={config.previous}: only {found} of its {total} samples are here too, so most would "
+            "be placed anew, test samples among them; clean as it was cleaned, read what it read, or give no previous"
+        )
     database.execute(
         "CREATE TABLE votes AS SELECT place, number, count(*) AS count FROM ("
         " SELECT place, number FROM kept JOIN before USING (id) UNION ALL"

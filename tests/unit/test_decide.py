@@ -415,3 +415,10 @@ def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("data.view.tables.MEMORY", "1MB")
     with pytest.raises(UserError, match="needs more than 1MB of memory and the free disk"):
         run(tmp_path, [corpus(2000)])
+
+
+def test_an_earlier_run_of_other_contents_is_refused(tmp_path: Path):
+    run(tmp_path / "a", [corpus(100)])
+    changed = [Doc(doc.text.upper()) for doc in corpus(100)]
+    with pytest.raises(DataError, match="only 0 of its 100 samples are here too"):
+        run(tmp_path / "b", [changed], previous=str(tmp_path / "a"))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 import configs.folder
 import data.prepare
 from configs.dataset import TextConfig
-from configs.errors import DataError
+from configs.errors import DamageError, DataError
 from configs.folder import RunFolder
 from configs.stages import complete
 from data.cleaning.text import clean
@@ -282,3 +282,39 @@ def test_overlap_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path):
     run = tiny(path, data__text__decontaminate={"ngram_words": 3}, data__packing="document")
     with pytest.raises(DataError, match="the train split has 0 tokens"):
         prepared(run, tmp_path / "run")
+
+
+def test_an_earlier_data_set_that_was_changed_is_no_previous(tmp_path: Path):
+    path = write_paragraphs(tmp_path / "a.txt", 90)
+    folder, _ = prepared(tiny(path), tmp_path / "first")
+    again = tiny(path, data__splits={"validation": 0.2, "test": 0.2, "seed": 5, "previous": str(folder.data)})
+    other, _ = prepared(again, tmp_path / "second")
+    assert read_documents(other, "test") == read_documents(folder, "test"), "the earlier run decides, not the seed"
+    assignments = folder.data / "assignments.parquet"
+    assignments.write_bytes(assignments.read_bytes()[:-1] + b"2")
+    with pytest.raises(DamageError, match=r"assignments.parquet is not what was written"):
+        prepared(again, tmp_path / "third")
+
+
+def test_a_part_that_has_nothing_left_is_named(tmp_path: Path):
+    path = write_paragraphs(tmp_path / "a.txt", 90)
+    source = {"kind": "files", "paths": [str(path)], "document": "paragraph"}
+    parts = [{"name": name, "weight": 1.0, "source": source} for name in ("one", "same")]
+    with pytest.raises(DataError, match="nothing of same is left to train on"):
+        prepared(tiny(data__source={"kind": "mixture", "parts": parts}), tmp_path / "run")
+
+
+def test_a_very_long_word_does_not_hold_up_the_tokenizer(tmp_path: Path):
+    path = write_paragraphs(tmp_path / "a.txt", 60)
+    path.write_text(
+        path.read_text(encoding="utf-8") + "\n\n" + "[" * 300_000 + "\n\n" + " " * 9 + "x", encoding="utf-8"
+    )
+    folder, manifest = prepared(tiny(path), tmp_path / "run")
+    assert sum(len(text) for split in manifest.splits for text in read_documents(folder, split)) > 300_000
+
+
+def test_what_was_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join([*sentences(60), sentences(60)[0]]), encoding="utf-8")
+    prepared(tiny(path), tmp_path / "run")
+    assert "prepare | left out: 1 duplicate" in capsys.readouterr().out

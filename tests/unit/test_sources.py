@@ -215,7 +215,8 @@ def test_a_document_over_the_limit_is_dropped_with_its_beginning(files: Folder, 
 
 
 def test_a_pattern_that_matches_nothing_names_what_is_expected(files: Folder):
-    for pattern in ("none.txt", "*.txt", "deep/**/*.md"):
+    assert "'none.txt' does not exist" in files.refusal(files.path / "none.txt").replace(f"{files.path}/", "")
+    for pattern in ("*.txt", "deep/**/*.md"):
         message = files.refusal(files.path / pattern)
         assert "matches no file; expected .txt .md .html .xml .json .jsonl .csv .parquet" in message
     assert "matches no file" in files.refusal(files.path)
@@ -312,3 +313,29 @@ def test_a_folder_of_images_and_tables_is_ambiguous(files: Folder):
     files.write("metadata.csv", "image\na.png\n")
     assert "name one of them by a pattern, such as" in files.refusal(files.path, kind="images")
     assert files.documents(f"{files.path}/*.csv", kind="images") == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "tried", "fits"),
+    [
+        ("utf-16", ["utf-8", "cp1252"], False),
+        ("utf-16", ["utf-8", "utf-16", "cp1252"], True),
+        ("utf-8", ["utf-16", "utf-8"], True),
+        ("utf-8-sig", ["utf-8"], True),
+        ("cp1252", ["utf-16", "utf-8", "cp1252"], True),
+    ],
+)
+def test_a_byte_order_mark_and_an_encoding_must_agree(files: Folder, encoding: str, tried: list[str], fits: bool):
+    text = "Là où le café est bon, on reste."
+    path = files.path / "a.txt"
+    path.write_bytes(text.encode(encoding))
+    if fits:
+        (record,) = files.records(path, encodings=tried)
+        assert record.content.removeprefix("\ufeff") == text
+    else:
+        assert "is not UTF-8, and cp1252 did not fit either" in files.refusal(path, encodings=tried)
+
+
+def test_a_notation_is_no_encoding(files: Folder):
+    (files.path / "a.txt").write_text("a")
+    assert "'unicode_escape' is no encoding" in files.refusal(files.path / "a.txt", encodings=["unicode_escape"])
