@@ -1,5 +1,7 @@
 """The data stage as processes: the same bytes for any number of workers and parts, and whenever it is killed."""
 
+import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -15,6 +18,7 @@ from configs.folder import RunFolder
 from configs.schema import RunConfig
 from data.manifest import read_manifest
 from tests.corpus import configuration, contents, sentences, write_paragraphs
+from tests.runs import wait_until
 from tests.tiny import write_images
 
 pytestmark = pytest.mark.slow
@@ -151,9 +155,20 @@ def kill_after(folder: RunFolder, changes: int) -> bool:
     if process.poll() is not None:
         assert process.returncode == 0
         return False
-    process.send_signal(signal.SIGKILL)  # its workers die with it
+    process.send_signal(signal.SIGKILL)
     process.wait()
+    assert wait_until(lambda: not session(process.pid)), "its workers end too"
     return True
+
+
+def session(leader: int) -> list[int]:
+    """Live processes of a session."""
+    found = []
+    for each in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(each.pid) == leader and each.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(each.pid)
+    return found
 
 
 def files(folder: RunFolder) -> set[Path]:
