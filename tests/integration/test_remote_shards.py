@@ -215,6 +215,6 @@ def test_training_reads_from_the_store(server: Swift, images: Path, tmp_path: Pa
     changes["world"] = run.world.model_copy(update={"micro_batch_samples": 4})
     folder = RunFolder(tmp_path / "runs" / run.name)
     folder.open(run.model_copy(update=changes))
-    ended = trainworks("run", folder.config, "--runs", tmp_path / "runs")
+    ended = trainworks("run", folder.config, "--runs", tmp_path / "runs", timeout_s=400)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "accuracy" in ended.stdout
