@@ -94,4 +94,5 @@ def changed(path: Path, content: bytes | None) -> Iterator[None]:
             path.write_bytes(content)
         yield
     finally:
+        path.unlink(missing_ok=True)  # a process may still map what was there: bytes must not change under it
         path.write_bytes(before)

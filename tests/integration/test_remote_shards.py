@@ -198,7 +198,7 @@ def test_a_wrong_secret_is_refused_in_one_line(server: Swift, images: Path, tmp_
     run = run_of(images, f"{server.bucket('shards')}/refused", server.endpoint)
     _, said, code = prepare(run, tmp_path / "run", environment)
     assert code == 2
-    assert "the store refused the credentials (HTTP 403)" in said
+    assert "the store refused the credentials (HTTP 403 SignatureDoesNotMatch)" in said
     assert "AWS_SECRET_ACCESS_KEY" in said
     assert "wrong-secret" not in said
     assert SECRET not in said
