@@ -1,5 +1,6 @@
-"""How a stage's process behaves: it dies with its parent, and says in one line why it failed."""
+"""How processes behave: a stage dies with its parent, and each says in one line why it failed."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -66,6 +67,26 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
         emit_failure(stage, 1, explain(error, stage, folder))
         return 1
     return 0
+
+
+def command_main(name: str, work: Callable[[], int]) -> int:
+    """Do what was asked in a terminal; returns the exit code, and says in one line why it is not 0."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a test's stand-in
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return work()
+    except (UserError, DamageError, OutageError) as error:
+        print(f"trainworks {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output has left
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at its end
+        return 141
+    except OSError as error:
+        print(f"trainworks {name}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def leave(code: int) -> NoReturn:

@@ -8,7 +8,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from configs.errors import DamageError
+from configs.errors import DamageError, DataError
 from configs.folder import RunFolder
 from configs.schema import RunConfig
 from data.manifest import MANIFEST, Manifest, Split, read_manifest
@@ -43,11 +43,20 @@ def open_dataset(run: RunConfig, folder: RunFolder) -> Dataset:
 
 
 def order_of(run: RunConfig, folder: RunFolder, manifest: Manifest) -> Order:
-    """Epochs of the train split; its parts repeated or drawn by weight, or its classes drawn equally often."""
+    """Epochs of the train split; its parts repeated or drawn by weight, or its classes drawn equally often.
+
+    Raises DataError when a window has no room for two samples of each class.
+    """
     train, window = manifest.splits["train"], run.data.shuffle_window_samples
     shards = Shards.of([shard.samples for shard in train.shards])
     if run.data.balance == "classes":
-        return Order(shards, seed=run.seed, window=window, streams=class_streams(read_labels(folder.data, train)))
+        streams = class_streams(read_labels(folder.data, train))
+        if (least := 2 * len(streams)) > window:
+            raise DataError(
+                f"data.balance=classes draws {len(streams)} classes equally often, each of them less than twice in "
+                f"data.shuffle_window_samples={window}; set it to {least} or more"
+            )
+        return Order(shards, seed=run.seed, window=window, streams=streams)
     parts = {source.part: _of_part(shards, train, source.part) for source in manifest.sources}
     parts = {name: each for name, each in parts.items() if each.samples}
     weights = {source.part: source.weight for source in manifest.sources}

@@ -1,14 +1,10 @@
-"""A prepared data set by its path, and how the commands that look at one begin and end."""
+"""A prepared data set by its path."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.dataset import StoreConfig
-from configs.errors import DamageError, UserError
+from configs.errors import UserError
 from configs.folder import RunFolder
 from configs.load import read
 from data.manifest import MANIFEST, Shard
@@ -53,23 +49,3 @@ def find(path: Path) -> Found:
         )
     config = RunFolder(folder.absolute().parent).config
     return Found(folder, read(config).data.store if config.is_file() else None)
-
-
-def command(name: str, work: Callable[[], int]) -> int:
-    """Do what was asked; returns the exit code, and says in one line why it is not 0."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # a test's stand-in
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        return work()
-    except (UserError, DamageError) as error:
-        print(f"trainworks {name}: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read the output has left
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at its end
-        return 141
-    except OSError as error:
-        print(f"trainworks {name}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130

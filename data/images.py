@@ -58,25 +58,16 @@ def decode(payload: bytes, config: ImageConfig) -> Pixels:
     return _coloured(_decode(payload, config.max_pixels, _FORMATS), config.colour)
 
 
-def decode_stored(payload: bytes, extension: str, *, channels: int | None = None) -> Pixels:
-    """The pixels [H, W, C] of a shard's field, by its extension; anything but such a field raises DamageError.
-
-    WebP knows no grey: give `channels` to get one channel back where one was stored.
-    """
+def decode_stored(payload: bytes, extension: str) -> Pixels:
+    """The pixels [H, W, C] of a shard's field, by its extension; anything but such a field raises DamageError."""
     if extension == IMAGE_FIELDS["raw"]:
-        pixels = _array(payload)
-    elif extension in _STORED_FORMATS:
-        try:
-            pixels = _decode(payload, _STORED_PIXELS, _STORED_FORMATS[extension])
-        except CorruptImage as error:
-            raise DamageError(f"a sample's .{extension} field is no image of that format: {error.reason}") from None
-        if extension == IMAGE_FIELDS["webp"] and channels == 1:
-            pixels = _coloured(pixels, "grey")
-    else:
+        return _array(payload)
+    if extension not in _STORED_FORMATS:
         raise DamageError(f"a sample's .{extension} field: images are stored as {', '.join(IMAGE_FIELDS.values())}")
-    if channels not in (None, pixels.shape[2]):
-        raise DamageError(f"a sample's .{extension} field has {pixels.shape[2]} channels instead of {channels}")
-    return pixels
+    try:
+        return _decode(payload, _STORED_PIXELS, _STORED_FORMATS[extension])
+    except CorruptImage as error:
+        raise DamageError(f"a sample's .{extension} field is no image of that format: {error.reason}") from None
 
 
 def _decode(payload: bytes, max_pixels: int, formats: tuple[str, ...]) -> Pixels:

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 
 from configs.errors import UserError
 from configs.folder import write_atomic
-from configs.process import die_with_parent
+from configs.process import command_main, die_with_parent
 from data.card.display import one_line, size, visible
 from data.card.pictures import draw, png
-from data.found import Found, command, find
+from data.found import Found, find
 from data.manifest import Manifest, Shard, Split, read_manifest
 from data.remote import RemoteShards
 from data.samples import decode
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the data is damaged, 2 a mistake in what was asked."""
     arguments = parser().parse_args(argv)
-    return command("inspect", lambda: _inspect(arguments))
+    return command_main("inspect", lambda: _inspect(arguments))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

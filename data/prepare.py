@@ -12,8 +12,7 @@ from configs.schema import RunConfig
 from configs.stages import complete, data_key, read_record
 from data.manifest import ASSIGNMENTS, MANIFEST, read_manifest
 from data.phases.encoding import encode_piece, make_tokenizer
-from data.phases.finishing import finish_dataset, split_names
-from data.phases.kept import trains
+from data.phases.finishing import finish_dataset
 from data.phases.overlap import find_overlap, hash_tests, merge_tests
 from data.phases.plan import make_plan, plan_of
 from data.phases.reading import CORRUPT, Drops, facts_of, placement_examples, read_piece
@@ -23,6 +22,7 @@ from data.phases.writing import forget_changed, write_shard
 from data.progress import say
 from data.remote import publish
 from data.shards import file_blake3
+from data.splits import trains
 from data.view.decide import Decision, decide
 
 
@@ -148,7 +148,7 @@ def plan_shards(work: Work, hands: Workers) -> None:
     """Which samples stand in which shard."""
     if not work.plan.exists():
         _require_a_block(work)
-        make_plan(work, split_names(work.run.data.splits))
+        make_plan(work, list(read_record(work.decision)["splits"]))
 
 
 def write_shards(work: Work, hands: Workers) -> None:

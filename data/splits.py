@@ -45,3 +45,8 @@ def split_of(place: int, config: SplitConfig) -> str:
 def assign(text: str, config: SplitConfig) -> str:
     """The split of a document without a group."""
     return split_of(place(text.encode("utf-8", "surrogatepass"), config.seed), config)
+
+
+def trains(split: str) -> bool:
+    """Whether a model may learn from a split."""
+    return split == "train" or split.startswith("fold-")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from configs.errors import DataError
-from data.vocabulary import SPLITTERS, id_of, vocabulary_size
+from data.vocabulary import SPLITTERS, id_of, id_type, vocabulary_size
 
 _CHUNK_CHARACTERS = 1 << 20
 _SAMPLE_CHARACTERS = 1 << 20
@@ -58,7 +58,7 @@ class Encoder:
         self.accelerator: str | None = None
         self.why_not = why_not or ""
         self._tokenizer, self._end, self._threads = tokenizer, id_of(tokenizer, end), threads
-        self._dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.uint32)
+        self._dtype = id_type(vocabulary_size(tokenizer))
         self._compared = why_not is not None
         layout = json.loads(tokenizer.to_str())
         self._unknown_id = _unknown_id(tokenizer, layout["model"])

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from configs.errors import DamageError
 from configs.folder import file_digest
-from configs.process import die_with_parent
+from configs.process import command_main, die_with_parent
 from configs.stages import read_record
 from data.card.display import size, visible
-from data.found import Found, command, find
+from data.found import Found, find
 from data.manifest import ASSIGNMENTS, SCHEMA_VERSION, STATISTICS, Manifest, Shard, Split, content_digest
 from data.progress import clock, rate
 from data.samples import decode_array
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.workers is not None and arguments.workers < 1:
         parser().error(f"--workers {arguments.workers}: at least one process reads")
-    return command("verify", lambda: _verify(find(arguments.data), arguments.workers, arguments.fast))
+    return command_main("verify", lambda: _verify(find(arguments.data), arguments.workers, arguments.fast))
 
 
 def _verify(found: Found, workers: int | None, fast: bool) -> int:

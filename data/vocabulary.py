@@ -4,7 +4,9 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.dataset import TokenizerFile, TrainedTokenizer
@@ -226,3 +228,8 @@ def id_of(tokenizer: Tokenizer, token: str) -> int:
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """One more than the largest id: a vocabulary may have holes."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def id_type(size: int) -> np.dtype[Any]:
+    """What ids of a vocabulary of that size are kept as."""
+    return np.dtype("<u2" if size <= 1 << 16 else "<u4")

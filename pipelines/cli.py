@@ -38,21 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong := [word for word in more if word.startswith("-")]:
         top.error(f"unrecognized arguments: {' '.join(wrong)}")
     arguments.config += more
-    from configs.errors import DamageError, UserError
+    from configs.process import command_main
 
-    try:
-        return HANDLERS[arguments.command](arguments)
-    except (UserError, DamageError) as error:
-        print(f"trainworks {arguments.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read the output has left
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at its end
-        return 141
-    except OSError as error:
-        print(f"trainworks {arguments.command}: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return command_main(arguments.command, lambda: HANDLERS[arguments.command](arguments))
 
 
 def parser() -> argparse.ArgumentParser:

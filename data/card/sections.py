@@ -13,9 +13,9 @@ from data.card.display import one_line, percent, visible
 from data.card.pictures import png
 from data.dataset import read_labels
 from data.manifest import Manifest
-from data.phases.kept import trains
 from data.samples import decode
 from data.shards import ShardReader
+from data.splits import trains
 
 Record = dict[str, Any]
 

@@ -17,10 +17,11 @@ from configs.errors import UserError
 from configs.folder import file_digest, sync, write_atomic, write_json
 from configs.stages import read_record
 from data.packing import pack_best_fit, pack_documents
-from data.phases.kept import Kept, kept, trains
+from data.phases.kept import Kept, kept
 from data.phases.work import Work
 from data.progress import say
 from data.samples import encode_array
+from data.splits import trains
 from data.tokens import Encoder
 from data.vocabulary import build_tokenizer, id_of, special_ids, vocabulary_size
 

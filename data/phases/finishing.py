@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from configs.dataset import SplitConfig, TextData
+from configs.dataset import TextData
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.stages import data_key, read_record
 from data.card.page import write_card
@@ -25,7 +25,6 @@ from data.manifest import (
     TokenizerRecord,
     content_digest,
 )
-from data.phases.kept import trains
 from data.phases.plan import plan_of
 from data.phases.statistics import all_drops, collect, label_counts
 from data.phases.work import Work
@@ -33,7 +32,7 @@ from data.phases.writing import fields_of
 from data.progress import say
 from data.samples import encode_array
 from data.shards import file_blake3, index_path
-from data.splits import bounds
+from data.splits import trains
 
 
 def finish_dataset(work: Work) -> None:
@@ -49,24 +48,19 @@ def finish_dataset(work: Work) -> None:
     write_json(work.folder.manifest, manifest.model_dump(mode="json"))
 
 
-def split_names(config: SplitConfig) -> list[str]:
-    """The splits or folds that a configuration asks for, train first."""
-    return [name for name, _ in reversed(bounds(config))] if not config.folds else [n for n, _ in bounds(config)]
-
-
 def gather_splits(work: Work) -> dict[str, Split]:
     """What the shards' records say, by split."""
-    plan, classes = plan_of(work.plan), read_record(work.decision)["classes"]
+    plan, decision = plan_of(work.plan), read_record(work.decision)
     records = [work.record("write", number) for number in range(len(plan.shards))]
     splits = {}
-    for name in split_names(work.run.data.splits):
+    for name in decision["splits"]:
         if mine := [record for record in records if record["split"] == name]:
             labels = [label for record in mine for label in record["labels"]]
             splits[name] = Split(
                 **_counts(work, name, mine),
                 samples=sum(record["shard"]["samples"] for record in mine),
                 shards=tuple(Shard(**record["shard"]) for record in mine),
-                classes=label_counts(labels, classes),
+                classes=label_counts(labels, decision["classes"]),
                 labels=_write_labels(work.folder, name, labels),
                 pixels=_sum_pixels([PixelSums(**record["pixels"]) for record in mine if record["pixels"]]),
             )

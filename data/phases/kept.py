@@ -53,8 +53,3 @@ def kept(work: Work, number: int) -> Iterator[Kept]:
             mask = splits[here] == split
             total, counted = int(sizes[here][mask].sum()), int(words[here][mask].sum())
             yield Kept(split, rows[here][mask], total, counted, batch.filter(pa.array(mask)))
-
-
-def trains(split: str) -> bool:
-    """Whether a model may learn from a split."""
-    return split == "train" or split.startswith("fold-")

@@ -14,9 +14,9 @@ from configs.errors import DataError, UserError
 from configs.folder import write_atomic, write_json
 from configs.stages import read_record
 from data.phases.encoding import packing_of
-from data.phases.kept import trains
 from data.phases.work import Work
 from data.samples import encode_array
+from data.splits import trains
 from data.view.decide import placements_of
 
 

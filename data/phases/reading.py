@@ -54,7 +54,7 @@ def read_piece(work: Work, number: int) -> None:
             if isinstance(item, Drop):
                 drops.add(item)
             else:
-                spill.add(*item, row=row, part=part)
+                spill.add(*item, row=row)
     record = {"digest": digest.hexdigest(), "documents": spill.rows + sum(drops.counts.values())}
     work.finish("read", number, record | drops.record())
 
@@ -190,9 +190,9 @@ class Spill:
         self._parquet = pq.ParquetWriter(str(self._parts[1]), FACTS)
         return self
 
-    def add(self, content: dict[str, Any], facts: dict[str, Any], *, row: int, part: int) -> None:
+    def add(self, content: dict[str, Any], facts: dict[str, Any], *, row: int) -> None:
         self._contents.append(content | {"row": row})
-        self._facts.append(facts | {"row": row, "part": part})
+        self._facts.append(facts | {"row": row})
         self._bytes += facts["bytes"]
         self.rows += 1
         if self._bytes >= _FLUSH_BYTES or len(self._contents) >= _FLUSH_ROWS:

@@ -16,7 +16,7 @@ from data.manifest import ASSIGNMENTS, MANIFEST
 from data.records import Piece, Source
 from data.sources import open_source
 
-VERSION = 1  # of what the phases leave: another one starts anew
+VERSION = 2  # of what the phases leave: another one starts anew
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Work:
 
     @property
     def scratch(self) -> Path:
+        """What the sources fetched, a folder each."""
         return self.path / "raw"
 
     @property
@@ -119,7 +120,11 @@ class Work:
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         kind = self.run.data.kind
-        return tuple(open_source(part.source, kind, self.scratch / str(n)) for n, part in enumerate(self.parts))
+        return tuple(open_source(part.source, kind, self._scratch_of(part)) for part in self.parts)
+
+    def _scratch_of(self, part: Part) -> Path:
+        """By what the source is: what was fetched for another one is never taken for it."""
+        return self.scratch / digest(part.source.model_dump(mode="json"))[:16]
 
     @cached_property
     def _listed(self) -> dict[str, Any]:
@@ -135,17 +140,25 @@ class Work:
     def begin(self) -> bool:
         """List the sources' pieces, and go on with what an interrupted prepare of the same bytes left; True if any."""
         key = digest([VERSION, data_key(self.run), [source.fingerprint for source in self.sources], *self._files()])
-        if self.listing.exists():
-            if read_record(self.listing).get("key") == key:
-                return True
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.listing.exists() and read_record(self.listing).get("key") == key:
+            return True
+        self._clear()
         pieces = [(number, piece) for number, source in enumerate(self.sources) for piece in source.pieces()]
         write_json(
             self.listing,
             {"key": key, "pieces": [{"part": number, "piece": asdict(piece)} for number, piece in pieces]},
         )
         return False
+
+    def _clear(self) -> None:
+        """Remove what other data left. What was fetched stays: fingerprints may have fetched some of it just now."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.listing.unlink(missing_ok=True)  # first: units without a listing are never used
+        for path in self.path.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path != self.scratch:
+                shutil.rmtree(path)
 
     def _files(self) -> Sequence[str]:
         """Digests of files that the configuration names."""

@@ -14,6 +14,7 @@ from data.phases.plan import Run, plan_of
 from data.phases.work import Work
 from data.samples import IMAGE_FIELDS, LABEL, encode_array, npy_header
 from data.shards import ShardWriter, file_blake3, index_path
+from data.vocabulary import id_type
 
 _CHUNK_TOKENS = 4 << 20  # tokens of a joined stream that are cut into blocks at a time
 
@@ -75,7 +76,7 @@ def _write_joined(work: Work, run: Run, writer: ShardWriter, prefix: str, begin:
 def _tokens(work: Work, run: Run, begin: int, end: int) -> NDArray[Any]:
     """Ids [begin, end) of the joined stream; before its first stands the end-of-document token."""
     note = read_record(work.tokenizer)
-    dtype = np.dtype("<u2" if note["vocabulary_size"] <= 2**16 else "<u4")
+    dtype = id_type(note["vocabulary_size"])
     head = [np.array([note["end_id"]], dtype)] if begin < 0 else []
 
     def name(piece: int) -> Path:
@@ -93,7 +94,7 @@ def _write_packed(
 ) -> None:
     """Blocks that were packed within their piece, with their labels."""
     note, sample = read_record(work.tokenizer), begin
-    dtype = np.dtype("<u2" if note["vocabulary_size"] <= 2**16 else "<u4")
+    dtype = id_type(note["vocabulary_size"])
     for piece, first, last in run.within(begin, end):
         base = f"{run.split}."
         lengths = np.load(work.file("encode", piece, base + "lengths.npy"), allow_pickle=False)

@@ -41,13 +41,12 @@ def _images(work: Work, run: Run, begin: int, end: int) -> Iterator[tuple[bytes,
     config = work.images.images
     if config.rare_classes is None or end <= run.samples:
         return
-    channels = 3 if config.colour == "rgb" else 1
     copies = np.load(work.copies, allow_pickle=False).reshape(-1, 3)[max(0, begin - run.samples) : end - run.samples]
     piece_at_hand, table = -1, None
     for piece, row, copy in copies.tolist():
         if table is None or piece != piece_at_hand:
             piece_at_hand, table = piece, images_of(work, piece, run.split)
         place = int(np.searchsorted(table["row"].to_numpy(), row))
-        original = decode_stored(table["content"][place].as_py(), IMAGE_FIELDS[config.storage], channels=channels)
+        original = decode_stored(table["content"][place].as_py(), IMAGE_FIELDS[config.storage])
         pixels = altered(original, config.rare_classes, (work.run.data.splits.seed, piece, row, copy))
         yield encode(pixels, config), table["label"][place].as_py(), pixel_sums(pixels)

@@ -74,9 +74,9 @@ def list_files(
             if check:
                 check(path, files)
         if not files:
-            if not remote and not set(path) & set("*?[") and not Path(path).exists():
-                raise DataError(f"data.source.paths: {path!r} does not exist, seen from {Path.cwd()}")
-            where = "" if remote else f" from {Path.cwd()}"
+            if not remote and not set(path) & set("*?[") and not (root / path).exists():
+                raise DataError(f"data.source.paths: {path!r} does not exist, seen from {root.absolute()}")
+            where = "" if remote else f" from {root.absolute()}"
             raise DataError(f"data.source.paths: {path!r} matches no file; expected {' '.join(allowed)}{where}")
         for name, stat in files.items():
             if suffix(name) not in allowed:

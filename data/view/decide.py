@@ -34,7 +34,6 @@ FACTS = pa.schema(
         pa.field("group_low", pa.uint64()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("words", pa.int64(), nullable=False),
-        pa.field("part", pa.int32(), nullable=False),
         pa.field("bands", pa.list_(pa.uint64())),
         pa.field("signature", pa.binary()),
     ]

@@ -59,7 +59,7 @@ def load(database: "Database", facts: Sequence[Path]) -> None:
 
     try:
         files = database.read_parquet([str(path) for path in facts])
-        files.project("(file_index::BIGINT << 32) + row AS id, * EXCLUDE (row, part)").create_view("facts")
+        files.project("(file_index::BIGINT << 32) + row AS id, * EXCLUDE (row)").create_view("facts")
         database.execute("CREATE TABLE documents AS SELECT * EXCLUDE (bands, signature) FROM facts")
     except (duckdb.InvalidInputException, duckdb.IOException, duckdb.BinderException) as error:
         raise DamageError(f"facts of documents cannot be read: {error}; remove the folder and prepare again") from None

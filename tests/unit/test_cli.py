@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import OutageError
 from configs.folder import RunFolder
 from configs.lines import LASTING, TRANSIENT, Line
 from configs.load import load
@@ -160,6 +161,15 @@ def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path: Path, capsys: p
     (tmp_path / "n").write_text("a file")
     assert main(["train", str(COMPLETE), "--runs", str(tmp_path), "--name", "n"]) == 1
     assert capsys.readouterr().err == f"trainworks train: {tmp_path}/n: Not a directory\n"
+
+
+def test_an_outage_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stay_away(arguments: object) -> int:
+        raise OutageError("s3://bucket: no answer in time")
+
+    monkeypatch.setitem(HANDLERS, "config", stay_away)
+    assert main(["config", str(COMPLETE)]) == 1
+    assert capsys.readouterr().err == "trainworks config: s3://bucket: no answer in time\n"
 
 
 def test_a_stage_that_fails_shows_its_reason_and_its_code(tmp_path: Path):

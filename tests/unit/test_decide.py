@@ -42,7 +42,7 @@ def write_facts(folder: Path, pieces: Sequence[Sequence[Doc]], *, seed: int = 0,
             key, group = content_key(doc.text), content_key(doc.group) if doc.group else (None, None)
             where = place((doc.group or doc.text).encode(), seed)
             size = len(doc.text.encode()), len(doc.text.split())
-            rows.append((number * 3 // 2, *key, where, doc.label, *group, *size, 0, bands, signature))
+            rows.append((number * 3 // 2, *key, where, doc.label, *group, *size, bands, signature))
         columns = zip(*rows, strict=True) if rows else ((),) * len(FACTS)
         table = pa.table([pa.array(list(c), f.type) for c, f in zip(columns, FACTS, strict=True)], schema=FACTS)
         paths.append(folder / f"{piece:06d}.parquet")

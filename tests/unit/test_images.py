@@ -280,14 +280,15 @@ def test_no_pixel_is_resampled_where_none_has_to_be():
     assert np.array_equal(padded[2:98], PIXELS)
 
 
-@pytest.mark.parametrize("storage", ["jpeg", "png", "webp", "raw"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("storage", "channels"), [("jpeg", 1), ("jpeg", 3), ("png", 1), ("png", 3), ("webp", 3), ("raw", 1), ("raw", 3)]
+)
 def test_what_is_stored_is_read_back(storage: str, channels: int):
     config = sized(96, 120, storage=storage)
     pixels = PIXELS[:, :, :channels]
     payload = encode(pixels, config)
     assert payload == encode(pixels.copy(), config)
-    read = decode_stored(payload, IMAGE_FIELDS[storage], channels=channels)
+    read = decode_stored(payload, IMAGE_FIELDS[storage])
     assert (read.shape, read.dtype) == (pixels.shape, np.uint8)
     error = np.abs(read.astype(int) - pixels)
     assert error.max() == 0 if storage in ("png", "raw") else error.mean() < 4
@@ -339,11 +340,6 @@ RAW = npy(PIXELS)
 def test_a_stored_field_that_is_nonsense_is_damage(payload: bytes, extension: str):
     with pytest.raises(DamageError, match=rf"a sample's \.{extension} field"):
         decode_stored(payload, extension)
-
-
-def test_a_stored_field_of_other_channels_is_damage():
-    with pytest.raises(DamageError, match="has 3 channels instead of 1"):
-        decode_stored(RAW, "npy", channels=1)
 
 
 def test_perceptual_keys_find_pictures_that_were_saved_again():

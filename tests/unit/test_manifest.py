@@ -11,23 +11,7 @@ from configs.folder import RunFolder, digest
 from configs.stages import complete
 from data.manifest import read_manifest
 from data.prepare import prepare
-from tests.corpus import changed, prepared, tiny, write_paragraphs
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_paragraphs(tmp_path_factory.mktemp("corpus") / "text.txt", 120)
-
-
-@pytest.fixture(scope="module")
-def run(corpus: Path):
-    return tiny(corpus)
-
-
-@pytest.fixture(scope="module")
-def done(run, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """An uninterrupted data stage that the others are compared with."""
-    return prepared(run, tmp_path_factory.mktemp("runs") / "done")[0]
+from tests.corpus import changed
 
 
 def test_a_tokenizer_that_changed_after_prepare_is_refused(run, done: RunFolder):

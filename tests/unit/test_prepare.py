@@ -15,9 +15,10 @@ import data.prepare
 from configs.dataset import TextConfig
 from configs.errors import DamageError, DataError
 from configs.folder import RunFolder
+from configs.schema import RunConfig
 from configs.stages import complete
 from data.cleaning.text import clean
-from data.dataset import open_dataset
+from data.dataset import open_dataset, read_labels
 from data.manifest import read_manifest
 from data.prepare import prepare
 from data.samples import decode
@@ -31,22 +32,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*unclosed file.*:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_paragraphs(tmp_path_factory.mktemp("corpus") / "text.txt", 120)
-
-
-@pytest.fixture(scope="module")
-def run(corpus: Path):
-    return tiny(corpus)
-
-
-@pytest.fixture(scope="module")
-def done(run, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """An uninterrupted data stage that the others are compared with."""
-    return prepared(run, tmp_path_factory.mktemp("runs") / "done")[0]
 
 
 def test_every_document_comes_back_from_the_split_that_its_hash_names(run, done: RunFolder):
@@ -240,6 +225,25 @@ def test_documents_with_labels_are_samples_of_their_own(tmp_path: Path):
         assert all(len(decode(sample)["tokens"]) <= 9 for sample in reader)
         labels = [decode(sample)["label"] for sample in reader]
         assert [labels.count(k) for k in (0, 1)] == list(split.classes.values()), name
+
+
+def test_more_classes_than_a_window_has_room_for_are_not_drawn_equally_often(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    rows = [f'"{text}",{"rare" if n % 5 == 0 else "common"}' for n, text in enumerate(sentences(60))]
+    path.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    source = {"kind": "files", "paths": [str(path)], "label_field": "label"}
+
+    def balanced(window: int) -> RunConfig:
+        reading = {"data__balance": "classes", "data__shuffle_window_samples": window}
+        return tiny(data__source=source, data__packing="document", **reading)
+
+    folder, manifest = prepared(balanced(4), tmp_path / "run")
+    labels = read_labels(folder.data, manifest.splits["train"])
+    order = open_dataset(balanced(4), folder).order
+    drawn = np.concatenate([order.ids(window)[1] for window in range(10)])
+    assert np.bincount(labels[drawn]).tolist() == [20, 20]
+    with pytest.raises(DataError, match=r"draws 2 classes .*shuffle_window_samples=3; set it to 4 or more"):
+        open_dataset(balanced(3), folder)
 
 
 def test_folds_take_turns_to_validate_over_one_data_set(tmp_path: Path):

@@ -13,34 +13,20 @@ from pathlib import Path
 import pytest
 
 import data.phases.encoding
+import data.phases.work
 from configs.folder import RunFolder
 from configs.stages import complete
 from data.manifest import Shard, read_manifest
+from data.phases.work import Work
 from data.prepare import prepare
 from data.shards import ShardWriter
-from tests.corpus import changed, contents, prepared, tiny, write_paragraphs
+from tests.corpus import changed, contents, tiny, write_paragraphs
 
 # an interrupted writer cannot close its file
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*unclosed file.*:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_paragraphs(tmp_path_factory.mktemp("corpus") / "text.txt", 120)
-
-
-@pytest.fixture(scope="module")
-def run(corpus: Path):
-    return tiny(corpus)
-
-
-@pytest.fixture(scope="module")
-def done(run, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """An uninterrupted data stage that the others are compared with."""
-    return prepared(run, tmp_path_factory.mktemp("runs") / "done")[0]
 
 
 class Interruption(BaseException):
@@ -158,13 +144,48 @@ def test_work_of_other_data_is_begun_anew(run, done: RunFolder, tmp_path: Path, 
     assert contents(folder.data) == contents(done.data)
 
 
-def test_text_that_changed_while_interrupted_is_read_anew(run, done: RunFolder, corpus: Path, tmp_path: Path):
+@pytest.mark.parametrize("listed", [True, False])
+def test_text_that_changed_while_interrupted_is_read_anew(
+    run, done: RunFolder, corpus: Path, tmp_path: Path, listed: bool
+):
+    """Also where the kill came between the removal of the old listing and the new one."""
     folder = RunFolder(tmp_path / "run")
     folder.open(run)
     with changed(corpus, write_paragraphs(tmp_path / "other.txt", 90, seed=5).read_bytes()):
         interrupted(run, folder, partial(close_counting, stop_at="validation-00000.tar"))
+    if not listed:
+        (folder.data / ".work" / "pieces.json").unlink()
     prepare(run, folder)
     assert contents(folder.data) == contents(done.data)
+
+
+def test_what_was_fetched_stays_when_the_work_is_begun_anew(run, tmp_path: Path):
+    work = Work(run, RunFolder(tmp_path))
+    (fetched := work.scratch / "0123456789abcdef").mkdir(parents=True)
+    (unit := work.file("read", 0, "json")).parent.mkdir()
+    for path in (fetched / "object", unit, work.plan):
+        path.write_bytes(b"{}")
+    assert not work.begin()
+    assert {path.name for path in work.path.rglob("*") if path.is_file()} == {"object", "pieces.json"}
+    assert work.begin(), "now it is its own"
+
+
+def test_each_source_has_a_folder_of_its_own_for_what_it_fetches(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def folders(*patterns: str) -> list[Path]:
+        """Where the parts of a mixture keep what they fetch."""
+        parts = [
+            {"name": f"part-{n}", "weight": 1.0, "source": {"kind": "files", "paths": [pattern]}}
+            for n, pattern in enumerate(patterns)
+        ]
+        work = Work(tiny(data__source={"kind": "mixture", "parts": parts}), RunFolder(tmp_path))
+        return [Path(str(source)) for source in work.sources]
+
+    monkeypatch.setattr(data.phases.work, "open_source", lambda config, kind, scratch: scratch)
+    one, other = folders(str(corpus), "other.txt")
+    assert one != other
+    assert folders("other.txt", str(corpus)) == [other, one], "whatever the order"
 
 
 STAGE = """

@@ -104,8 +104,10 @@ def test_every_option_takes_every_text_and_keeps_its_form(options: dict[str, Any
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("repeated", [*"a<&'é1 \n,[Ã’\u0301", "<div>", "<!--", "<a b='", "&#1", "1,234", "a'", '["'])
-def test_repetition_without_end_takes_linear_time(options: dict[str, Any], repeated: str):
-    cleaned(repeated * (30_000 // len(repeated)), **options)
+def test_repetition_without_end_takes_linear_time_and_grows_evenly(options: dict[str, Any], repeated: str):
+    one, two, three = (cleaned(repeated * (10_240 // len(repeated) * times), **options) for times in (1, 2, 3))
+    assert len(three) - len(two) == len(two) - len(one)
+    assert three.startswith(one[: len(one) // 2])
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.dataset import StoreConfig
+from configs.errors import OutageError
 from configs.folder import RunFolder
 from configs.load import dump
 from data.card.pictures import png
@@ -278,6 +279,17 @@ def test_what_is_no_manifest_is_exit_code_1(copied: Prepared, capsys: pytest.Cap
         copied[0].manifest.write_text(content)
         assert main([str(copied[0].path)]) == 1
         assert words in capsys.readouterr().err
+
+
+def test_an_outage_is_one_line_and_exit_code_1(
+    text: Prepared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stay_away(path: Path) -> Found:
+        raise OutageError("s3://bucket: no answer in time")
+
+    monkeypatch.setattr("data.verify.find", stay_away)
+    assert main([str(text[0].path)]) == 1
+    assert capsys.readouterr().err == "trainworks verify: s3://bucket: no answer in time\n"
 
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(copied: Prepared, capsys: pytest.CaptureFixture[str]):
