@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import ConfigError
+from configs.presets import expand
 from configs.schema import Config, RunConfig
 
 Location = tuple[str, ...]
@@ -66,6 +67,7 @@ def load(arguments: Sequence[str]) -> RunConfig:
 
 def validate(tree: Tree, origins: Mapping[Location, str] | None = None) -> RunConfig:
     """A parsed configuration as a RunConfig; `origins` says where each key was written."""
+    tree = expand(tree)
     try:
         return RunConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:

@@ -97,7 +97,7 @@ def heads_divide_width(model: Any) -> str | None:
     if model.width % model.num_heads:
         below = model.width // model.num_heads * model.num_heads
         return f"width={model.width} must be a multiple of num_heads={model.num_heads}; try {below or model.num_heads}"
-    if model.positions == "rotary" and model.width // model.num_heads % 2:
+    if getattr(model, "positions", None) == "rotary" and model.width // model.num_heads % 2:
         return f"rotary positions need an even width / num_heads, got {model.width} / {model.num_heads}"
     return None
 
@@ -106,6 +106,86 @@ def kv_heads_divide_heads(model: Any) -> str | None:
     if not model.num_kv_heads or model.num_heads % model.num_kv_heads == 0:
         return None
     return f"num_heads={model.num_heads} must be a multiple of num_kv_heads={model.num_kv_heads}"
+
+
+def reads_one_way(task: Any) -> str | None:
+    if task.model.attention == "causal":
+        return None
+    return "task.kind=causal_lm with model.attention=bidirectional would see what it predicts; choose causal"
+
+
+def reads_both_ways(task: Any) -> str | None:
+    if task.model.attention == "bidirectional":
+        return None
+    return "task.kind=masked_lm with model.attention=causal would not see what follows; choose bidirectional"
+
+
+def pooling_sees_text(task: Any) -> str | None:
+    if task.pooling != "first" or task.model.attention == "bidirectional":
+        return None
+    return "pooling=first reads the first token, which sees no other in a causal model; choose last or mean"
+
+
+def levels_have_heads(model: Any) -> str | None:
+    widths = [model.width * multiplier for multiplier in model.multipliers]
+    wrong = [width for width in widths if width % model.head_width]
+    if not wrong or not model.attention_sides:
+        return None
+    return f"levels of {wrong[0]} maps must be a multiple of head_width={model.head_width}; try {model.width}"
+
+
+def width_holds_two_axes(model: Any) -> str | None:
+    if model.width % 4 == 0:
+        return None
+    return f"width={model.width} must be a multiple of 4, for sines and cosines of two axes; try {model.width // 4 * 4}"
+
+
+def variances_rise(noise: Any) -> str | None:
+    if noise.beta_first < noise.beta_last:
+        return None
+    return f"beta_first={noise.beta_first:g} must be below beta_last={noise.beta_last:g}"
+
+
+def sigmas_rise(noise: Any) -> str | None:
+    if noise.sigma_min < noise.sigma_max:
+        return None
+    return f"sigma_min={noise.sigma_min:g} must be below sigma_max={noise.sigma_max:g}"
+
+
+def sampler_fits_noise(task: Any) -> str | None:
+    noise, drawing = task.noise, task.drawing
+    if drawing.sampler == "ddpm" and noise.kind == "edm":
+        return (
+            "drawing.sampler=ddpm needs levels of noise, and noise.kind=edm has none; choose heun, ddim or dpm_solver"
+        )
+    if noise.kind != "edm" and drawing.steps > noise.steps:
+        return f"drawing.steps={drawing.steps} must not exceed noise.steps={noise.steps}; try {noise.steps}"
+    return None
+
+
+def guidance_needs_drop(task: Any) -> str | None:
+    if task.drawing.guidance == 1 or (task.conditional and task.label_drop > 0):
+        return None
+    got = f"conditional={str(task.conditional).lower()} and label_drop={task.label_drop:g}"
+    return f"drawing.guidance={task.drawing.guidance:g} needs conditional=true and label_drop above 0, got {got}"
+
+
+def nesterov_has_momentum(optimizer: Any) -> str | None:
+    if not optimizer.nesterov or optimizer.momentum > 0:
+        return None
+    return "nesterov=true needs a momentum above 0; try 0.9"
+
+
+def frozen_or_thawing(fine_tune: Any) -> str | None:
+    if not fine_tune.frozen or fine_tune.unfreeze_every_steps is None:
+        return None
+    return "frozen=true keeps the body as it is, unfreeze_every_steps thaws it; choose one"
+
+
+def averaged_one_way(ema: Any) -> str | None:
+    if (ema.decay is None) != (ema.power is None):
+        return None
+    return "ema needs a decay or a power, and not both; try decay=0.999"
 
 
 def warmup_fits(train: Any) -> str | None:
@@ -134,6 +214,52 @@ def stride_fits(run: Any) -> str | None:
     return (
         f"task.evaluation.stride_tokens={stride} must not exceed data.block_tokens={block}, "
         f"or tokens would go unscored; try {max(1, block // 2)}"
+    )
+
+
+def documents_are_samples(run: Any) -> str | None:
+    if run.task.kind not in ("sequence_classification", "token_classification"):
+        return None
+    if (packing := getattr(run.data, "packing", "document")) == "document":
+        return None
+    return f"task.kind={run.task.kind} reads one document a sample, data.packing is {packing}; choose document"
+
+
+def sides_divide(run: Any) -> str | None:
+    model, images = run.task.model, getattr(run.data, "images", None)
+    if images is None or model.kind not in ("unet", "dit"):
+        return None
+    by = model.patch if model.kind == "dit" else 2 ** (len(model.multipliers) - 1)
+    wrong = [name for name in ("height", "width") if getattr(images, name) % by]
+    if not wrong:
+        return None
+    side, what = getattr(images, wrong[0]), "patch" if model.kind == "dit" else "2 ** (levels - 1) ="
+    below, above = side // by * by, (side // by + 1) * by
+    return (
+        f"data.images.{wrong[0]}={side} must be a multiple of task.model's {what} {by}; "
+        f"try {f'{below} or {above}' if below else above}"
+    )
+
+
+def pairs_stay_together(run: Any) -> str | None:
+    augment = getattr(run.task, "augment", None)
+    if augment is None or not (augment.mixup or augment.cutmix) or run.world.micro_batch_samples % 2 == 0:
+        return None
+    micro = run.world.micro_batch_samples
+    return f"mixup and cutmix pair neighbours: world.micro_batch_samples={micro} must be even; try {micro + 1}"
+
+
+def resolutions_change_between_steps(run: Any) -> str | None:
+    stages, batch = getattr(run.task, "resolutions", ()), run.train.global_batch_samples
+    until = [stage.until_samples for stage in stages]
+    if until != sorted(set(until)):
+        return f"task.resolutions: until_samples must rise, got {', '.join(map(str, until))}"
+    wrong = next((each for each in until if each % batch), None)
+    if wrong is None:
+        return None
+    near = max(1, round(wrong / batch)) * batch
+    return (
+        f"task.resolutions: until_samples={wrong} must be a multiple of train.global_batch_samples={batch}; try {near}"
     )
 
 

@@ -1,0 +1,84 @@
+"""Rules of the families: what cannot run is refused at load, with the numbers and the nearest way out."""
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.load import load
+from tests.tiny import CONFIGS
+
+TEXT, IMAGES = (next(str(path) for path in CONFIGS if path.stem == stem) for stem in ("demo-lm", "mnist"))
+DIFFUSION = "task={kind: diffusion, model: {kind: unet, preset: laptop}, noise: {kind: cosine}}"
+DIT = "task={kind: diffusion, model: {kind: dit, preset: laptop}, noise: {kind: cosine}}"
+LABELS = "task={kind: sequence_classification, model: {kind: encoder, preset: laptop}}"
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(list(arguments))
+    message = str(caught.value)
+    assert message.startswith("the configuration has 1 problem"), message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "says"),
+    [
+        (DIFFUSION, "task.noise={kind: linear, steps: 0}", "task.noise.steps: input should be greater than"),
+        (DIFFUSION, "task.noise={kind: linear, beta_first: 0.03}", "beta_first=0.03 must be below beta_last=0.02"),
+        (DIFFUSION, "task.noise={kind: edm, sigma_min: 90}", "sigma_min=90 must be below sigma_max=80"),
+        (DIFFUSION, "data.images.height=27", "data.images.height=27 must be a multiple of task.model's 2 ** (levels"),
+        (
+            DIFFUSION,
+            "task.model.multipliers=[1, 2, 2, 2]",
+            "height=28 must be a multiple of task.model's 2 ** (levels - 1)",
+        ),
+        (DIFFUSION, "task.model.width=48", "levels of 48 maps must be a multiple of head_width=32"),
+        (DIT, "data.images.width=30", "data.images.width=30 must be a multiple of task.model's patch 4; try 28 or 32"),
+        (DIT, "task.model.width=130", "width=130 must be a multiple of num_heads=4; try 128"),
+        (DIT, "task.model={width: 126, num_heads: 2}", "width=126 must be a multiple of 4"),
+        (DIFFUSION, "task.drawing.steps=1001", "drawing.steps=1001 must not exceed noise.steps=1000"),
+        (DIFFUSION, "task={conditional: false, drawing: {guidance: 2}}", "drawing.guidance=2 needs conditional=true"),
+        (
+            DIFFUSION,
+            "task={label_drop: 0, drawing: {guidance: 2}}",
+            "label_drop above 0, got conditional=true and label",
+        ),
+        (DIFFUSION, "task={noise: {kind: edm}, drawing: {sampler: ddpm}}", "choose heun, ddim or dpm_solver"),
+    ],
+)
+def test_a_diffusion_model_that_cannot_run_is_refused(task: str, override: str, says: str):
+    assert says in refusal(IMAGES, task, override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task.augment={mixup: 0.2}", "world={micro_batch_samples: 1}"], "micro_batch_samples=1 must be even; try 2"),
+        (["task.resolutions=[{side: 14, until_samples: 100}]"], "until_samples=100 must be a multiple of"),
+        (
+            ["task.resolutions=[{side: 14, until_samples: 128}, {side: 20, until_samples: 64}]"],
+            "until_samples must rise, got 128, 64",
+        ),
+        (["train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: true}"], "needs a momentum above 0"),
+        (["train.fine_tune={frozen: true, unfreeze_every_steps: 10}"], "frozen=true keeps the body as it is"),
+        (["train.ema={}"], "ema needs a decay or a power"),
+        (["train.ema={decay: 0.9, power: 0.05}"], "ema needs a decay or a power"),
+        (["task.model.kind=resnett"], "did you mean 'resnet'?"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused(overrides: list[str], says: str):
+    assert says in refusal(IMAGES, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "says"),
+    [
+        ("task.model.attention=bidirectional", [], "would see what it predicts; choose causal"),
+        ("task={kind: masked_lm, model: {kind: encoder, attention: causal}}", [], "would not see what follows"),
+        (LABELS, [], "reads one document a sample, data.packing is concatenate; choose document"),
+        (LABELS, ["data.packing=document", "task.model={kind: decoder}"], "choose last or mean"),
+        ("task={kind: image_classification, model: {kind: lenet}}", [], "reads images, data.kind is text"),
+    ],
+)
+def test_a_text_task_that_cannot_run_is_refused(task: str, overrides: list[str], says: str):
+    assert says in refusal(TEXT, task, *overrides)
