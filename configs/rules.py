@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+SIDES = ("height", "width")
+
 
 def room_for_training(splits: Any) -> str | None:
     if splits.validation + splits.test < 1:
@@ -75,6 +77,23 @@ def classes_are_labelled(data: Any) -> str | None:
         return None
     wish = next((name for name, wanted in _wishes(data) if wanted), None)
     return f"{wish} needs labels; set label_field in every source" if wish else None
+
+
+def tags_find_their_place(data: Any) -> str | None:
+    source, text = data.source, data.text
+    sources = [part.source for part in source.parts] if source.kind == "mixture" else [source]
+    if not any(
+        getattr(each, "tags_field", None) or getattr(each, "name", None) == "shakespeare-tags" for each in sources
+    ):
+        return None
+    if data.packing != "document":
+        return f"tagged text is one document a sample, packing is {data.packing}; choose document"
+    moving = [
+        name
+        for name, usual in (("denoise", ()), ("stop_words", "keep"), ("words", "keep"))
+        if getattr(text, name) != usual
+    ]
+    return f"text.{moving[0]} changes words, and their tags would be lost; leave it out" if moving else None
 
 
 def _wishes(data: Any) -> list[tuple[str, bool]]:
@@ -230,7 +249,7 @@ def sides_divide(run: Any) -> str | None:
     if images is None or model.kind not in ("unet", "dit"):
         return None
     by = model.patch if model.kind == "dit" else 2 ** (len(model.multipliers) - 1)
-    wrong = [name for name in ("height", "width") if getattr(images, name) % by]
+    wrong = [name for name in SIDES if getattr(images, name) % by]
     if not wrong:
         return None
     side, what = getattr(images, wrong[0]), "patch" if model.kind == "dit" else "2 ** (levels - 1) ="
@@ -239,6 +258,28 @@ def sides_divide(run: Any) -> str | None:
         f"data.images.{wrong[0]}={side} must be a multiple of task.model's {what} {by}; "
         f"try {f'{below} or {above}' if below else above}"
     )
+
+
+def image_sides_fit(run: Any) -> str | None:
+    task, images = run.task, getattr(run.data, "images", None)
+    if images is None or task.kind != "image_classification":
+        return None
+    stored = min(images.height, images.width)
+    if task.side and task.side > stored:
+        got = f"data.images.height x width = {images.height} x {images.width}"
+        return f"task.side={task.side} must not exceed the stored images, {got}; try {stored}"
+    seen = [("task.side", task.side)] if task.side else [(f"data.images.{n}", getattr(images, n)) for n in SIDES]
+    least = min(side for _, side in seen)
+    stages = [(f"task.resolutions.{number}.side", stage.side) for number, stage in enumerate(task.resolutions)]
+    if larger := [f"{name}={side} must not exceed {least}, the side after it" for name, side in stages if side > least]:
+        return f"{larger[0]}; try {least}"
+    by = getattr(task.model, "patch", 1)
+    if wrong := [(name, side) for name, side in [*seen, *stages] if side % by]:
+        name, side = wrong[0]
+        below, above = side // by * by, (side // by + 1) * by
+        near = f"{below} or {above}" if below else above
+        return f"{name}={side} must be a multiple of task.model's patch {by}; try {near}"
+    return None
 
 
 def pairs_stay_together(run: Any) -> str | None:

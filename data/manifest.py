@@ -12,7 +12,7 @@ from configs.errors import ConfigError, DamageError
 from configs.folder import digest, file_digest
 from configs.stages import read_record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
 ASSIGNMENTS = "assignments.parquet"
@@ -94,6 +94,8 @@ class Split(Part):
     """Tokens past the end of a block, left out where one document is one sample"""
     classes: dict[str, int] = {}
     """Samples of each class, copies among them"""
+    tags: dict[str, int] = {}
+    """Tokens of each tag"""
     labels: tuple[Labels, ...] = ()
     pixels: PixelSums | None = None
 
@@ -103,6 +105,7 @@ class Split(Part):
             **{name: getattr(self, name) + getattr(other, name) for name in counts},
             shards=self.shards + other.shards,
             classes={name: self.classes[name] + other.classes[name] for name in self.classes},
+            tags={name: self.tags[name] + other.tags[name] for name in self.tags},
             labels=self.labels + other.labels,
             pixels=self.pixels + other.pixels if self.pixels and other.pixels else None,
         )
@@ -163,6 +166,8 @@ class Manifest(Part):
     """Each sample's fields, by file extension"""
     classes: tuple[str, ...] = ()
     """Their names; a label is a place in this list"""
+    tags: tuple[str, ...] = ()
+    """Names of what tokens can be; a tag is a place in this list, of which the first is for what has none"""
     splits: dict[str, Split]
     dropped: dict[str, int]
     """Documents left out, by reason"""

@@ -121,7 +121,9 @@ def _decide(work: Work) -> None:
     )
     classes = _classes(work, decision)
     examples = placement_examples(work, set(decision.dropped))
-    write_json(work.decision, asdict(decision) | {"classes": classes, "examples": examples})
+    records = (work.record("read", number) for number in range(len(work.pieces)))
+    tags = sorted({name for record in records for name in record["tags"]})
+    write_json(work.decision, asdict(decision) | {"classes": classes, "tags": tags, "examples": examples})
 
 
 def drop_overlap(work: Work, hands: Workers) -> None:

@@ -20,6 +20,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Tag:
+    """A named stretch of a text, characters [begin, end)."""
+
+    begin: int
+    end: int
+    name: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One document or encoded image."""
 
@@ -28,6 +37,8 @@ class Record:
     """File and place in it"""
     label: str | None = None
     group: str | None = None
+    tags: tuple[Tag, ...] = ()
+    """In order, without overlap"""
 
 
 @dataclass(frozen=True)

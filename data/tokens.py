@@ -45,7 +45,8 @@ _HOSTILE = (
 class Encoder:
     """Documents to ids, by gigatoken where it gives what `tokenizers` gives.
 
-    accelerator: its name and version, or None and why_not says why. unknown: unknown tokens met so far.
+    accelerator: its name and version, or None and why_not says why. unknown: unknown tokens met so far. tokenizer: what
+    it goes by.
     why_not, when given, is what an Encoder of the same tokenizer found before: then documents are not compared again.
     One decision for all processes keeps the ids the same whatever work each of them gets.
     """
@@ -57,7 +58,7 @@ class Encoder:
         self.unknown = 0
         self.accelerator: str | None = None
         self.why_not = why_not or ""
-        self._tokenizer, self._end, self._threads = tokenizer, id_of(tokenizer, end), threads
+        self.tokenizer, self._end, self._threads = tokenizer, id_of(tokenizer, end), threads
         self._dtype = id_type(vocabulary_size(tokenizer))
         self._compared = why_not is not None
         layout = json.loads(tokenizer.to_str())
@@ -106,7 +107,7 @@ class Encoder:
             self._give_up(f"gigatoken cannot load this tokenizer: {error}")
             return
         spelled = [
-            f"a {token.content} b{token.content}" for token in self._tokenizer.get_added_tokens_decoder().values()
+            f"a {token.content} b{token.content}" for token in self.tokenizer.get_added_tokens_decoder().values()
         ]
         self._compare([text for text in (*_HOSTILE, *spelled) if self._can_encode(text)])
 
@@ -164,14 +165,14 @@ class Encoder:
             document = documents[int(np.searchsorted(stops, held[0], side="right"))]
             raise DataError(
                 f"data.tokenizer: the document that begins {document[:40]!r} holds "
-                f"{self._tokenizer.id_to_token(self._end)!r} as text, which would end it early; mark that token as "
+                f"{self.tokenizer.id_to_token(self._end)!r} as text, which would end it early; mark that token as "
                 "special in tokenizer.json, or choose another data.tokenizer.end_of_document"
             )
         return np.insert(ids, stops, self._end), lengths + 1
 
     def _encode_chunk(self, texts: Sequence[str]) -> tuple[NDArray[Any], list[int]]:
         try:
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise DataError(
                 f"data.tokenizer: a document cannot be encoded: {error}; use a byte-level tokenizer"

@@ -1,12 +1,14 @@
 """Tokenizers: trained here or loaded, and what their special tokens are."""
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.dataset import TokenizerFile, TrainedTokenizer
@@ -22,6 +24,7 @@ _USUAL = {
     "separator": ("[SEP]", "<sep>", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
+_SPACES = ("Ġ", "▁")  # how byte-level and sentencepiece vocabularies spell the space before a word
 _UNLIKELY = -1000.0  # log probability of the unknown piece: below every spelling of its name in pieces
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 _WORDS = pre_tokenizers.Whitespace()
@@ -233,3 +236,21 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 def id_type(size: int) -> np.dtype[Any]:
     """What ids of a vocabulary of that size are kept as."""
     return np.dtype("<u2" if size <= 1 << 16 else "<u4")
+
+
+def word_starts(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Whether each id begins a word, [largest id + 1].
+
+    WordPiece marks continuations; byte-level BPE and the pieces of Unigram mark the space before a word, and their
+    punctuation begins one too. In a vocabulary without such marks every token is a word.
+    """
+    continues = json.loads(tokenizer.to_str())["model"].get("continuing_subword_prefix")
+    tokens = tokenizer.get_vocab()
+    spaced = any(token[:1] in _SPACES for token in tokens)
+    starts = np.ones(max(tokens.values()) + 1, dtype=np.bool_)
+    for token, number in tokens.items():
+        if continues:
+            starts[number] = not token.startswith(continues)
+        elif spaced:
+            starts[number] = token[:1] in _SPACES or not token[:1].isalnum()
+    return starts

@@ -18,12 +18,13 @@ from configs.folder import file_digest, sync, write_atomic, write_json
 from configs.stages import read_record
 from data.packing import pack_best_fit, pack_documents
 from data.phases.kept import Kept, kept
+from data.phases.tagging import UNTAGGED, encode_tagged
 from data.phases.work import Work
 from data.progress import say
 from data.samples import encode_array
 from data.splits import trains
 from data.tokens import Encoder
-from data.vocabulary import build_tokenizer, id_of, special_ids, vocabulary_size
+from data.vocabulary import build_tokenizer, id_of, id_type, special_ids, vocabulary_size
 
 _GROUP_TOKENS = 4 << 20  # tokens among which best-fit looks for documents that fill a block
 LONGEST_WORD = 512
@@ -109,6 +110,9 @@ class SplitTokens:
         self._waiting: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
         self._lengths: list[NDArray[np.int64]] = []
         self._labels: list[int] = []
+        names = read_record(work.decision)["tags"]
+        self.tags = {name: number for number, name in enumerate(names, 1)}
+        self._tags: list[NDArray[np.int16]] = []
 
     def __enter__(self) -> "SplitTokens":
         self._part = self.work.file("encode", self.number, f"{self.split}.tokens.part")
@@ -118,7 +122,7 @@ class SplitTokens:
     def add(self, part: Kept) -> None:
         """Encode one batch."""
         before = self.encoder.unknown
-        flat, lengths = self.encoder.encode(part.contents)
+        flat, lengths = self._encode(part)
         for name, value in (
             ("documents", len(lengths)),
             ("bytes", part.bytes),
@@ -138,6 +142,15 @@ class SplitTokens:
         self._waiting.append((flat, lengths))
         if sum(len(flat) for flat, _ in self._waiting) >= _GROUP_TOKENS:
             self._pack()
+
+    def _encode(self, part: Kept) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        if not self.tags:
+            return self.encoder.encode(part.contents)
+        end, length = self.note["end_id"], self.work.text.block_tokens
+        tokenizer = self.encoder.tokenizer
+        flat, lengths, tags = encode_tagged(tokenizer, part.contents, part.tags, self.tags, end)
+        self._tags.append(pack_documents(tags, lengths, length=length, context=UNTAGGED)[0])
+        return flat.astype(id_type(self.note["vocabulary_size"])), lengths
 
     def _pack(self) -> None:
         flat = np.concatenate([flat for flat, _ in self._waiting])
@@ -166,6 +179,9 @@ class SplitTokens:
         if self.packing != "concatenate":
             self._save("lengths", np.concatenate([np.empty(0, np.int64), *self._lengths]))
             self._save("labels", np.asarray(self._labels, np.int64))
+            tags = np.concatenate([np.empty(0, np.int16), *self._tags])
+            self._save("tags", tags)
+            self.record["tags"] = np.bincount(tags[tags != UNTAGGED], minlength=len(self.tags) + 1).tolist()
             self.record["samples"] = sum(map(len, self._lengths))
 
     def _save(self, name: str, array: NDArray[Any]) -> None:

@@ -32,6 +32,7 @@ from data.phases.writing import fields_of
 from data.progress import say
 from data.samples import encode_array
 from data.shards import file_blake3, index_path
+from data.sources.tagged import OUTSIDE
 from data.splits import trains
 
 
@@ -61,6 +62,7 @@ def gather_splits(work: Work) -> dict[str, Split]:
                 samples=sum(record["shard"]["samples"] for record in mine),
                 shards=tuple(Shard(**record["shard"]) for record in mine),
                 classes=label_counts(labels, decision["classes"]),
+                tags=_tag_counts(work, name, decision["tags"]),
                 labels=_write_labels(work.folder, name, labels),
                 pixels=_sum_pixels([PixelSums(**record["pixels"]) for record in mine if record["pixels"]]),
             )
@@ -75,6 +77,18 @@ def _counts(work: Work, split: str, records: list[dict[str, Any]]) -> dict[str, 
     names = {"documents": "documents", "bytes": "bytes", "words": "words", "tokens": "tokens"}
     names |= {"unknown_tokens": "unknown", "cut_tokens": "cut"}
     return {name: sum(record.get(key, 0) for record in each) for name, key in names.items()}
+
+
+def tag_names(tags: list[str]) -> tuple[str, ...]:
+    """Names by number, that of untagged text first; none where nothing is tagged."""
+    return (OUTSIDE, *tags) if tags else ()
+
+
+def _tag_counts(work: Work, split: str, tags: list[str]) -> dict[str, int]:
+    names, total = tag_names(tags), np.zeros(len(tags) + 1, np.int64)
+    for number in range(len(work.pieces) if tags else 0):
+        total += np.array(work.record("encode", number)["splits"].get(split, {}).get("tags", 0), np.int64)
+    return dict(zip(names, total.tolist(), strict=True)) if names else {}
 
 
 def _write_labels(folder: RunFolder, split: str, labels: list[int]) -> tuple[Labels, ...]:
@@ -105,6 +119,7 @@ def make_manifest(work: Work, splits: dict[str, Split], statistics: str) -> Mani
         document_ids=data.document_ids if text else False,
         fields=fields_of(work),
         classes=tuple(decision["classes"]),
+        tags=tag_names(decision["tags"]),
         splits=splits,
         dropped=dict(sorted(all_drops(work).counts.items())),
         near_duplicate_rate=decision["near_duplicate_rate"],

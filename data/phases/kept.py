@@ -34,6 +34,11 @@ class Kept:
     def labels(self) -> list[str | None]:
         return self.table["label"].to_pylist()
 
+    @property
+    def tags(self) -> list[list[dict[str, Any]]]:
+        """Tagged stretches of each document: begin, end, name."""
+        return self.table["tags"].to_pylist()
+
 
 def kept(work: Work, number: int) -> Iterator[Kept]:
     """A piece's batches, each divided by split; what overlaps with the test split is gone once that was looked for."""

@@ -3,7 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ CORRUPT = "corrupt: "
 """What the reasons of images that cannot be decoded begin with"""
 _FLUSH_BYTES = 4 << 20
 _FLUSH_ROWS = 4096
-_TEXT = pa.schema([("row", pa.int32()), ("content", pa.large_string()), ("label", pa.string())])
+_TAG = pa.struct([("begin", pa.int32()), ("end", pa.int32()), ("name", pa.string())])
+_TEXT = pa.schema(
+    [("row", pa.int32()), ("content", pa.large_string()), ("label", pa.string()), ("tags", pa.list_(_TAG))]
+)
 _IMAGE = pa.schema(
     [
         ("row", pa.int32()),
@@ -43,7 +46,7 @@ _IMAGE = pa.schema(
 def read_piece(work: Work, number: int) -> None:
     """Read, clean and spill one piece: NUMBER.arrow, facts, and the counts of what was dropped."""
     part, piece = work.pieces[number]
-    digest, drops = blake3(), Drops()
+    digest, drops, names = blake3(), Drops(), set[str]()
     records = work.sources[part].read(piece, digest)
     text = work.run.data.kind == "text"
     cleaned = clean_text(work.text, records) if text else clean_images(work.images, records)
@@ -55,7 +58,8 @@ def read_piece(work: Work, number: int) -> None:
                 drops.add(item)
             else:
                 spill.add(*item, row=row)
-    record = {"digest": digest.hexdigest(), "documents": spill.rows + sum(drops.counts.values())}
+                names.update(tag["name"] for tag in item[0].get("tags", ()))
+    record = {"digest": digest.hexdigest(), "documents": spill.rows + sum(drops.counts.values()), "tags": sorted(names)}
     work.finish("read", number, record | drops.record())
 
 
@@ -119,6 +123,7 @@ Cleaned = tuple[dict[str, Any], dict[str, Any]]
 def clean_text(config: TextData, records: Iterator[Record | Drop]) -> Iterator[Cleaned | Drop]:
     """Each document's spill and facts, or why it was dropped."""
     from data.cleaning.filters import excerpt, unfit
+    from data.cleaning.places import place_tags
     from data.cleaning.text import clean
 
     signer = Signer(config.text.near_duplicates) if config.text.near_duplicates else None
@@ -134,7 +139,8 @@ def clean_text(config: TextData, records: Iterator[Record | Drop]) -> Iterator[C
         encoded = text.encode()
         bands, signature = signer.sign(text) if signer else (None, None)
         facts = {"bytes": len(encoded), "words": len(text.split()), "bands": bands, "signature": signature}
-        yield {"content": text, "label": record.label}, facts | _identity(config, encoded, record)
+        tags = [asdict(tag) for tag in place_tags(record.content, record.tags, config.text)]
+        yield {"content": text, "label": record.label, "tags": tags}, facts | _identity(config, encoded, record)
 
 
 def clean_images(config: ImageData, records: Iterator[Record | Drop]) -> Iterator[Cleaned | Drop]:

@@ -16,6 +16,7 @@ from data.samples import IMAGE_FIELDS, LABEL, encode_array, npy_header
 from data.shards import ShardWriter, file_blake3, index_path
 from data.vocabulary import id_type
 
+TAGS = "tags.npy"
 _CHUNK_TOKENS = 4 << 20  # tokens of a joined stream that are cut into blocks at a time
 
 
@@ -24,7 +25,9 @@ def fields_of(work: Work) -> tuple[str, ...]:
     labelled = bool(read_record(work.decision)["classes"])
     if work.run.data.kind == "images":
         return (IMAGE_FIELDS[work.images.images.storage], *([LABEL] if labelled else []))
-    return ("tokens.npy", *([LABEL] if labelled and work.text.packing == "document" else []))
+    document = work.text.packing == "document"
+    tagged = bool(read_record(work.decision)["tags"])
+    return ("tokens.npy", *([LABEL] if labelled and document else []), *([TAGS] if tagged and document else []))
 
 
 def forget_changed(work: Work, numbers: Iterable[int]) -> None:
@@ -99,6 +102,7 @@ def _write_packed(
         base = f"{run.split}."
         lengths = np.load(work.file("encode", piece, base + "lengths.npy"), allow_pickle=False)
         labels = np.load(work.file("encode", piece, base + "labels.npy"), allow_pickle=False)
+        tags = np.load(work.file("encode", piece, base + "tags.npy"), allow_pickle=False)
         bounds = np.concatenate([[0], np.cumsum(lengths)])
         flat = np.memmap(work.file("encode", piece, base + "tokens"), dtype, mode="r")
         for place in range(first, last):
@@ -107,5 +111,7 @@ def _write_packed(
             if LABEL in writer.fields:
                 fields[LABEL] = b"%d" % labels[place]
                 record["labels"].append(int(labels[place]))
+            if TAGS in writer.fields:
+                fields[TAGS] = encode_array(tags[bounds[place] : bounds[place + 1]])
             writer.write(f"{prefix}-{sample:09d}", fields)
             sample += 1

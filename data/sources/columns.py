@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from data.records import Drop, Record
+from data.sources.tagged import Unusable, tagged
 
 EXCERPT_CHARACTERS = 200
 TOO_LONG = "over max_document_bytes"
@@ -13,10 +14,6 @@ TOO_LONG = "over max_document_bytes"
 Kind = Literal["text", "images"]
 Beside = Callable[[str], bytes]
 """The bytes of an image that a row names by its path"""
-
-
-class Unusable(ValueError):  # noqa: N818  who knows where it is makes the error
-    """A row that holds no sample, and why."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,11 @@ class Columns:
     group: str | None
     limit: int | None
     """Bytes of the longest document"""
+    tags: str | None = None
 
     @cached_property
     def names(self) -> list[str]:
-        return list(dict.fromkeys(name for name in (self.content, self.label, self.group) if name))
+        return list(dict.fromkeys(name for name in (self.content, self.label, self.group, self.tags) if name))
 
     @cached_property
     def setting(self) -> str:
@@ -40,7 +38,9 @@ class Columns:
 
     def record(self, row: Mapping[str, Any], origin: str, beside: Beside) -> Record | Drop:
         """The row's record; a document over the limit is dropped. Raises Unusable."""
-        value = _cell(row, self.content, self.setting)
+        value, tags = _cell(row, self.content, self.setting), ()
+        if self.tags:
+            value, tags = tagged(value, _cell(row, self.tags, "data.source.tags_field"), self.tags)
         content = self._text(value) if self.kind == "text" else self._image(value, beside)
         label = self._name(row, self.label, "label") if self.label else None
         group = self._name(row, self.group, "group") if self.group else None
@@ -48,7 +48,7 @@ class Columns:
             raise Unusable(f"column {self.label!r} is empty; every sample needs a class: set data.source.label_field")
         if self.limit and _bytes_of(content, self.limit) > self.limit:
             return Drop(TOO_LONG, origin, excerpt(content))
-        return Record(content, origin, label, group or None)
+        return Record(content, origin, label, group or None, tags)
 
     def check(self, present: list[str]) -> None:
         """Raise Unusable if one of the columns is not there."""
@@ -57,7 +57,11 @@ class Columns:
                 raise _missing(name, present, setting)
 
     def _extra(self) -> list[tuple[str, str]]:
-        pairs = ((self.label, "data.source.label_field"), (self.group, "data.source.group_field"))
+        pairs = (
+            (self.label, "data.source.label_field"),
+            (self.group, "data.source.group_field"),
+            (self.tags, "data.source.tags_field"),
+        )
         return [(name, setting) for name, setting in pairs if name]
 
     def _text(self, value: Any) -> str:

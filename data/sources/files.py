@@ -49,7 +49,9 @@ class Files:
         self.reach = Reach(package or Path(), scratch, Server(config.endpoint, config.region))
         self.description = description or f"files: {', '.join(config.paths)}"
         content = config.text_field if kind == "text" else config.image_field
-        self.columns = Columns(kind, content, config.label_field, config.group_field, config.max_document_bytes)
+        self.columns = Columns(
+            kind, content, config.label_field, config.group_field, config.max_document_bytes, config.tags_field
+        )
 
     @cached_property
     def listed(self) -> list[File]:

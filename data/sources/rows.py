@@ -245,5 +245,7 @@ def _check_columns(schema: Any, job: Job) -> None:
     while kind is not None and types.is_dictionary(kind):
         kind = kind.value_type
     text = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    if job.columns.tags and kind is not None and (types.is_list(kind) or types.is_large_list(kind)):
+        kind = kind.value_type  # words
     if job.columns.kind == "text" and kind is not None and not any(is_kind(kind) for is_kind in text):
         raise DataError(f"{job.file.name}: column {name!r} holds {kind}, expected text; set {job.columns.setting}")

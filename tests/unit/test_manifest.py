@@ -39,7 +39,7 @@ def edited(manifest: Path, edit: Callable[[dict], object], *, seal: bool = False
     ("edit", "says"),
     [
         (lambda m: m["splits"]["train"].update(tokens=1), "was changed after it was written"),
-        (lambda m: m.update(schema_version=1, more=1), "has schema_version=1, this trainworks reads 2"),
+        (lambda m: m.update(schema_version=1, more=1), "has schema_version=1, this trainworks reads 3"),
         (lambda m: m.pop("fields"), "is not a manifest: fields: field required"),
         (lambda m: m["splits"]["train"].update(more=1), "is not a manifest: splits.train.more"),
     ],

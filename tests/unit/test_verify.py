@@ -16,7 +16,7 @@ from configs.folder import RunFolder
 from configs.load import dump
 from data.card.pictures import png
 from data.found import Found, find
-from data.manifest import Manifest
+from data.manifest import SCHEMA_VERSION, Manifest
 from data.samples import encode_array
 from data.shards import ShardWriter
 from data.store import open_store
@@ -274,7 +274,7 @@ def test_what_is_no_manifest_is_exit_code_1(copied: Prepared, capsys: pytest.Cap
     for content, words in (
         ("[", "cannot be read"),
         ("{}", "has schema_version=None"),
-        ('{"schema_version": 2}', "digest"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "digest"),
     ):
         copied[0].manifest.write_text(content)
         assert main([str(copied[0].path)]) == 1

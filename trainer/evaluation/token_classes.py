@@ -1,0 +1,161 @@
+"""Scores a token classifier: tags found, spans found, baselines that know the token alone, passages to look at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from configs.folder import RunFolder
+from configs.language import TokenClassificationConfig
+from configs.schema import RunConfig
+from data.loader import sequential
+from data.manifest import Manifest
+from data.samples import decode
+from data.shards import ShardReader
+from trainer.distributed import World, add
+from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
+from trainer.evaluation.score import score_split
+from trainer.models.cross_entropy import IGNORE
+from trainer.task import Batch, Sums, Task
+from trainer.tasks.token_classification import TokenClassification, kind_names, tag_logits
+
+LOOKED_AT = 512
+"""Samples, evenly spaced in the split, among which mistakes are looked for"""
+
+
+def evaluate(
+    run: RunConfig,
+    folder: RunFolder,
+    manifest: Manifest,
+    readers: Mapping[str, ShardReader],
+    task: Task,
+    nets: Mapping[str, nn.Module],
+    world: World,
+) -> Result:
+    """The test split's metrics for the model and for baselines, under one protocol, and its worst mistakes."""
+    assert isinstance(run.task, TokenClassificationConfig)
+    assert isinstance(task, TokenClassification)
+    config, test = run.task.evaluation, readers["test"]
+    protocol = describe_protocol(manifest)
+    identifier = protocol_id(protocol)
+    sums = score_split(task, nets, test, world, batch=config.batch_samples, limit=None)
+    metrics = token_metrics("test", sums, kind_names(manifest.tags), identifier)
+    counts = count_tags(readers["train"], manifest, world)
+    for name, table in (("majority", counts.sum(0, keepdim=True).expand_as(counts)), ("token", counts)):
+        baseline = score_table(test, task, table, world, batch=config.batch_samples)
+        metrics += token_metrics(f"baseline/{name}", baseline, kind_names(manifest.tags), identifier)
+    samples: Sequence[dict[str, str]] = ()
+    if world.rank == 0 and config.mistakes:
+        tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+        samples = show_mistakes(test, task, nets["model"], tokenizer, world, number=config.mistakes)
+    return Result(tuple(metrics), {identifier: protocol}, tuple(samples))
+
+
+def describe_protocol(manifest: Manifest) -> dict[str, Any]:
+    """Everything that changes the numbers, apart from the model."""
+    return {
+        "metric": "classification of tokens by the tag of the largest logit, and of the spans they make up",
+        "split": "test",
+        "data": manifest.digest,
+        "tokenizer": manifest.text.sha256,
+        "block_tokens": manifest.block_tokens,
+        "tags": list(manifest.tags),
+        "scored": "every token of every document once, as far as it fits into a block; the end-of-document token not",
+        "spans": "tokens on end of one kind, B- opens another; found when its kind, first and last token are right",
+        "f1": "2 x found / (true + predicted), over all kinds of spans; none counts for O",
+        "baselines": "the commonest tag, and each token's commonest tag in the train split, each counted once more",
+        "stderr": "ratio estimator over samples",
+        "precision": "fp32 logits, fp64 sums",
+    }
+
+
+def token_metrics(prefix: str, sums: Mapping[str, float], kinds: Sequence[str], protocol: str) -> list[Metric]:
+    """f1 over all spans and by kind, precision, recall, accuracy over tokens and loss."""
+    tokens = round(sums["tokens"])
+    true, predicted, found = (
+        [sums[f"{name}/{number}"] for number in range(len(kinds))] for name in ("true", "predicted", "found")
+    )
+
+    def share(name: str, part: float, whole: float, stderr: float | None = None, n: int | None = None) -> Metric:
+        value, n = (part / whole if whole else 0.0), round(sum(true)) if n is None else n
+        return Metric(f"{prefix}/{name}", value, stderr, n, "share", "higher", protocol)
+
+    of = {name: _below(sums, f"{name}/") for name in ("f1", "correct")}
+    f1 = share("f1", sums["f1/nll"], sums["f1/tokens"], ratio_stderr(of["f1"]) if sums["f1/tokens"] else None)
+    by_kind = [
+        share(f"f1_{kind}", 2 * right, wanted + got, n=round(wanted))
+        for kind, wanted, got, right in zip(kinds, true, predicted, found, strict=True)
+    ]
+    accuracy = share("accuracy", sums["correct/nll"], sums["tokens"], ratio_stderr(of["correct"]), tokens)
+    loss = Metric(f"{prefix}/loss", sums["nll"] / tokens, ratio_stderr(sums), tokens, "nats/token", "lower", protocol)
+    precision, recall = share("precision", sum(found), sum(predicted)), share("recall", sum(found), sum(true))
+    return [f1, accuracy, precision, recall, *by_kind, loss]
+
+
+def _below(sums: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {key.removeprefix(prefix): value for key, value in sums.items() if key.startswith(prefix)}
+
+
+def count_tags(reader: ShardReader, manifest: Manifest, world: World) -> Tensor:
+    """How often each token of a split has each tag, [V, tags] float64, all tags counted by their share once more."""
+    counts = np.zeros((manifest.text.vocabulary_size, len(manifest.tags)), np.int64)
+    for index in range(world.rank, len(reader), world.size):
+        sample = decode(reader[index])
+        asked = sample["tags"] != IGNORE
+        np.add.at(counts, (sample["tokens"][asked].astype(np.int64), sample["tags"][asked].astype(np.int64)), 1)
+    total = world.sum(torch.from_numpy(counts))
+    whole = total.sum(0) + 1
+    return total + whole / whole.sum()
+
+
+def score_table(
+    reader: ShardReader, task: TokenClassification, table: Tensor, world: World, *, batch: int
+) -> dict[str, float]:
+    """What `task.evaluate` would have summed for a model whose tags depend on the token alone; table [V, tags]."""
+    nll, commonest = -(table / table.sum(1, keepdim=True)).log(), table.argmax(1)
+    sums: Sums = {}
+    each: Batch
+    for each in sequential(reader, task.collate, size=batch, limit=None, part=world.rank, parts=world.size):
+        tokens, tags = each.tensors["tokens"], each.tensors["tags"]
+        per_token = nll[tokens].gather(2, tags.clamp(min=0)[..., None]).squeeze(2)
+        sums = add(sums, task.sums(torch.where(tags == IGNORE, 0.0, per_token).sum(1), commonest[tokens], tags))
+    return world.sum_all(sums)
+
+
+@torch.inference_mode()
+def show_mistakes(
+    reader: ShardReader, task: TokenClassification, model: nn.Module, tokenizer: Tokenizer, world: World, *, number: int
+) -> list[dict[str, str]]:
+    """The passages with the most wrong tags among some that are evenly spaced in the split, the worst first."""
+    found: list[tuple[float, int, dict[str, str]]] = []
+    for batch in sequential(reader, task.collate, size=64, limit=LOOKED_AT, part=0, parts=1):
+        predicted = tag_logits(model, batch.to(world.device)).argmax(2).cpu()
+        tokens, tags = batch.tensors["tokens"], batch.tensors["tags"]
+        for place, index in enumerate(batch.ids):
+            asked = tags[place] != IGNORE
+            wrong = int((predicted[place] != tags[place])[asked].sum())
+            if wrong:
+                ids = tokens[place][asked].tolist()
+                facts = {
+                    "tagged": spell(ids, predicted[place][asked].tolist(), task.tags, tokenizer),
+                    "right": spell(ids, tags[place][asked].tolist(), task.tags, tokenizer),
+                    "wrong tokens": f"{wrong} of {len(ids)}",
+                    "sample": str(index),
+                }
+                found.append((-wrong / math.sqrt(len(ids)), index, facts))
+    return [facts for *_, facts in sorted(found, key=lambda each: each[:2])[:number]]
+
+
+def spell(ids: Sequence[int], tags: Sequence[int], names: Sequence[str], tokenizer: Tokenizer) -> str:
+    """The text with its tagged stretches in brackets: [speaker: hamlet] nay, answer me."""
+    pieces, begin = [], 0
+    for place in range(1, len(ids) + 1):
+        if place == len(ids) or tags[place] != tags[begin]:
+            text = tokenizer.decode(list(ids[begin:place]), skip_special_tokens=False)
+            pieces.append(f"[{names[tags[begin]]}: {text}]" if tags[begin] else text)
+            begin = place
+    return " ".join(pieces)
