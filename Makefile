@@ -7,10 +7,10 @@ CASE ?=
 RUNS ?= runs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench golden lock clean
+.PHONY: help setup demo transfer test check bench golden lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment and install from the lock
 
@@ -23,8 +23,16 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY)  ## run the main job: Shakespeare through prepare, train and evaluate (about 5 minutes on 2 cores)
-	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS)
+demo: $(READY)  ## run the main job: a language model, a classifier and a diffusion model, and one page about them (about 12 minutes on 2 cores)
+	for name in lm cnn diffusion; do $(BIN)/trainworks run configs/demo-$$name.yaml --runs $(RUNS) || exit $$?; done
+	$(BIN)/trainworks overview $(RUNS)/demo-lm $(RUNS)/demo-cnn $(RUNS)/demo-diffusion -o $(RUNS)/overview.html
+
+transfer: $(READY)  ## pretrain on Shakespeare, then tell genres from the pretrained body and from a fresh one, three seeds each
+	$(BIN)/trainworks run configs/demo-mlm.yaml --runs $(RUNS)
+	for seed in 0 1 2; do for name in genre genre-fresh; do \
+	  $(BIN)/trainworks run configs/$$name.yaml --runs $(RUNS) --name $$name-$$seed seed=$$seed || exit $$?; done; done
+	$(BIN)/trainworks overview $(RUNS)/demo-mlm $(RUNS)/genre-0 $(RUNS)/genre-1 $(RUNS)/genre-2 \
+	  $(RUNS)/genre-fresh-0 $(RUNS)/genre-fresh-1 $(RUNS)/genre-fresh-2 -o $(RUNS)/transfer.html
 
 test: $(READY)  ## run every test
 	$(BIN)/python -m pytest

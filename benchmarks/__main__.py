@@ -4,10 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import data, loop
+from benchmarks import data, families_diffusion, families_images, families_text, loop
 from benchmarks.harness import Case, Limit, measure_limit, run, select
 
-CASES: tuple[Case | Limit, ...] = (*loop.CASES, *data.CASES)
+CASES: tuple[Case | Limit, ...] = (
+    *loop.CASES,
+    *data.CASES,
+    *families_text.CASES,
+    *families_images.CASES,
+    *families_diffusion.CASES,
+)
 DEFAULT_ROUNDS = 10
 
 

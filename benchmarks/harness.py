@@ -76,6 +76,8 @@ class Case:
     """What is wrong between the outputs of ours and the peer's; None when they are equal"""
     clock: Literal["seconds", "cpu_s"] = "seconds"
     """Which of a round's times a rate is over: wall time, or core-seconds"""
+    note: Callable[[Any, Any], str] | None = None
+    """What else the outputs of ours and the peer's say; nothing when not given"""
 
     def rate(self, done: Round) -> float:
         return done.amount / getattr(done, self.clock)
@@ -186,7 +188,10 @@ def alternate(case: Case, pair: Pair, rounds: int, say: Say) -> tuple[list[Round
     """
     ours: list[Round] = []
     peer: list[Round] = []
-    if problem := case.check(pair.ours().outputs, pair.peer().outputs):
+    first = pair.ours().outputs, pair.peer().outputs
+    if case.note:
+        say(f"  {case.note(*first)}")
+    if problem := case.check(*first):
         return ours, peer, problem
     say("  outputs equal")
     for number in range(rounds):

@@ -46,7 +46,7 @@ class Trainworks:
         self.data = replace(data, readers={"train": data.readers["train"]})  # so that nothing validates
         self.task = build_task(self.run, manifest)
         seed_all(self.run.seed)
-        self.engines, self.frozen = build_engines(self.task, self.run, self.world)
+        self.engines, self.frozen = build_engines(self.task.networks(), self.task.turns, self.run, self.world)
         self.origin = {"data": manifest.digest, "config": train_key(self.run)}
         (self.engine,) = self.engines.values()
         self.start = {name: tensor.clone() for name, tensor in self.engine.state()["weights"].items()}

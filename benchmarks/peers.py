@@ -13,7 +13,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, TensorDataset
 
 from benchmarks.harness import Round, Stopwatch
 from configs.folder import RunFolder
+from configs.language import CausalLMConfig, DecoderConfig
 from configs.load import read
+from configs.optimisation import AdamWConfig
 from configs.schema import RunConfig
 from data.dataset import order_of
 from data.manifest import Manifest, read_manifest
@@ -23,9 +25,10 @@ from data.shards import ShardReader
 from tests.peers import gpt2_weights
 from trainer.checkpoint import weights
 from trainer.distributed import seed_all
-from trainer.models.decoder import Decoder
+from trainer.models.cross_entropy import IGNORE
+from trainer.models.heads import LanguageHead
+from trainer.models.transformer import Transformer
 from trainer.optim import learning_rate
-from trainer.tasks.causal_lm import IGNORE
 
 
 def open_run(path: Path) -> tuple[RunConfig, Manifest, RunFolder]:
@@ -35,11 +38,22 @@ def open_run(path: Path) -> tuple[RunConfig, Manifest, RunFolder]:
     return run, read_manifest(folder.manifest), folder
 
 
-def build_decoder(run: RunConfig, manifest: Manifest) -> Decoder:
+def shape_of(run: RunConfig) -> DecoderConfig:
+    assert isinstance(run.task, CausalLMConfig)
+    return run.task.model
+
+
+def adamw_of(run: RunConfig) -> AdamWConfig:
+    assert isinstance(run.train.optimizer, AdamWConfig)
+    return run.train.optimizer
+
+
+def build_decoder(run: RunConfig, manifest: Manifest) -> Transformer:
     """Our network with the weights that our side starts from."""
     seed_all(run.seed)
-    vocabulary = manifest.text.vocabulary_size
-    return Decoder(run.task.model, vocabulary_size=vocabulary, context_tokens=manifest.block_tokens)
+    shape, vocabulary = shape_of(run), manifest.text.vocabulary_size
+    head = LanguageHead(shape, vocabulary_size=vocabulary)
+    return Transformer(shape, vocabulary_size=vocabulary, context_tokens=manifest.block_tokens, head=head)
 
 
 def read_blocks(run: RunConfig, manifest: Manifest, folder: RunFolder) -> tuple[Tensor, Tensor, list[int]]:
@@ -85,8 +99,8 @@ class PlainTorch:
         optimizer = torch.optim.AdamW(
             decay_groups(network, self.run),
             lr=train.optimizer.learning_rate,
-            betas=train.optimizer.betas,
-            eps=train.optimizer.eps,
+            betas=adamw_of(self.run).betas,
+            eps=adamw_of(self.run).eps,
             fused=True,
         )
         batches = BatchSampler(self.order, train.global_batch_samples, drop_last=True)
@@ -159,7 +173,7 @@ def build_gpt2(run: RunConfig, manifest: Manifest) -> Any:
     """transformers' GPT-2 of our network's shape."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = run.task.model
+    shape = shape_of(run)
     config = GPT2Config(
         vocab_size=manifest.text.vocabulary_size,
         n_positions=manifest.block_tokens,
@@ -226,9 +240,9 @@ def build_trainer(run: RunConfig, network: Any, data: Blocks, output: Path) -> t
         optim="adamw_torch_fused",
         learning_rate=train.optimizer.learning_rate,
         weight_decay=train.optimizer.weight_decay,
-        adam_beta1=train.optimizer.betas[0],
-        adam_beta2=train.optimizer.betas[1],
-        adam_epsilon=train.optimizer.eps,
+        adam_beta1=adamw_of(run).betas[0],
+        adam_beta2=adamw_of(run).betas[1],
+        adam_epsilon=adamw_of(run).eps,
         max_grad_norm=train.clip_grad_norm or 0.0,
         logging_steps=train.log_every_steps,
         logging_strategy="steps",

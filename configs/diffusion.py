@@ -23,7 +23,7 @@ class UNetConfig(Config):
     num_blocks: Count = 2
     """Residual blocks of each level on the way down; one more on the way up"""
     attention_sides: tuple[Count, ...] = (16, 8)
-    """Sides of the maps with attention, in pixels"""
+    """Sides of the maps with attention, in pixels; unless there are none, the middle of the network has it too"""
     head_width: Count = 64
     """Features of each attention head"""
     resampling: Literal["convolution", "residual"] = "convolution"

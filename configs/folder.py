@@ -59,6 +59,10 @@ class RunFolder:
         return self.evaluation / "samples.json"
 
     @property
+    def cost(self) -> Path:
+        return self.evaluation / "cost.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

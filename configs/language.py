@@ -67,6 +67,23 @@ class DecoderConfig(_TransformerConfig):
     attention: Literal["causal", "bidirectional"] = "causal"
     """Whether a token sees itself and those before it, or all"""
 
+    @property
+    def token_types(self) -> int:
+        """An encoder's, as are the next three."""
+        return 0
+
+    @property
+    def embedding_norm(self) -> bool:
+        return False
+
+    @property
+    def head_transform(self) -> bool:
+        return False
+
+    @property
+    def pooler(self) -> bool:
+        return False
+
 
 class EncoderConfig(_TransformerConfig):
     """A transformer that reads in both directions, as BERT does."""

@@ -271,7 +271,9 @@ def image_sides_fit(run: Any) -> str | None:
     seen = [("task.side", task.side)] if task.side else [(f"data.images.{n}", getattr(images, n)) for n in SIDES]
     least = min(side for _, side in seen)
     stages = [(f"task.resolutions.{number}.side", stage.side) for number, stage in enumerate(task.resolutions)]
-    if larger := [f"{name}={side} must not exceed {least}, the side after it" for name, side in stages if side > least]:
+    if larger := [
+        f"{name}={side} must not exceed {least}, the side at the end" for name, side in stages if side > least
+    ]:
         return f"{larger[0]}; try {least}"
     by = getattr(task.model, "patch", 1)
     if wrong := [(name, side) for name, side in [*seen, *stages] if side % by]:

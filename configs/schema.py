@@ -120,6 +120,7 @@ class RunConfig(Config):
         rules.stride_fits,
         rules.documents_are_samples,
         rules.sides_divide,
+        rules.image_sides_fit,
         rules.pairs_stay_together,
         rules.resolutions_change_between_steps,
     )

@@ -61,6 +61,18 @@ class Bar:
     shown: str
 
 
+@dataclass(frozen=True)
+class Bubble:
+    """A point of a trade-off, as large as what it stands for."""
+
+    name: str
+    x: float
+    y: float
+    size: float
+    """The area, in any unit"""
+    shown: str
+
+
 def curve_charts(series: Mapping[str, Series], restarts: Sequence[int], units: Mapping[str, str]) -> list[Chart]:
     """One chart for each quantity (what follows the last "/" of a name), over the same zoomed range of steps.
 
@@ -193,6 +205,39 @@ def bar_chart(title: str, label: str, bars: Sequence[Bar]) -> Chart | None:
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@name"), ("", "@shown")]))
     caption = "; ".join(f"{bar.name} {bar.shown}" for bar in bars)
     return Chart(title, f"{caption}. Error bars: one standard error.", plot)
+
+
+def bubble_chart(title: str, x: str, y: str, size: str, bubbles: Sequence[Bubble]) -> Chart:
+    """y against the logarithm of x, with names; areas are in proportion to `size`. Every x is above 0."""
+    largest = max(bubble.size for bubble in bubbles)
+    diameters = [max(8.0, 44 * (bubble.size / largest) ** 0.5) for bubble in bubbles]
+    source = ColumnDataSource(
+        {
+            "name": [bubble.name for bubble in bubbles],
+            "x": [bubble.x for bubble in bubbles],
+            "y": [bubble.y for bubble in bubbles],
+            "diameter": diameters,
+            "lift": [-diameter / 2 - 2 for diameter in diameters],
+            "shown": [bubble.shown for bubble in bubbles],
+        }
+    )
+    plot = _figure(x, y, height=360, x_axis_type="log")
+    low, high = min(bubble.x for bubble in bubbles), max(bubble.x for bubble in bubbles)
+    margin = max(1.5, (high / low) ** 0.15)  # room for bubbles and names at both ends
+    plot.x_range = Range1d(start=low / margin, end=high * margin)
+    below, above = min(bubble.y for bubble in bubbles), max(bubble.y for bubble in bubbles)
+    middle = (below + above) / 2
+    half = 0.7 * (above - below) or 0.05 * abs(middle) or 1.0
+    plot.y_range = Range1d(start=middle - half, end=middle + half)
+    drawn = plot.scatter("x", "y", size="diameter", source=source, color=COLOURS[0], fill_alpha=0.35, line_width=2)
+    place = {"x": "x", "y": "y", "y_offset": "lift", "source": source}
+    plot.text(text="name", text_align="center", text_font_size="13px", text_color=COLOURS[-1], **place)  # type: ignore[arg-type]
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@name"), ("", "@shown")]))
+    ends = (min(bubbles, key=lambda bubble: bubble.x), max(bubbles, key=lambda bubble: bubble.x))
+    caption = "; ".join(
+        f"{word} {bubble.name}, {bubble.shown}" for word, bubble in zip(("least", "most"), ends, strict=True)
+    )
+    return Chart(title, f"{caption}. Areas are in proportion to {size}; the horizontal axis is logarithmic.", plot)
 
 
 def embed(charts: Sequence[Chart]) -> tuple[str, list[str]]:

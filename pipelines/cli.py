@@ -22,17 +22,21 @@ COMMANDS = {
     "config": "print the resolved run with meanings and units",
     "compile": "write the pipeline as a KFP YAML for a cluster",
 }
-DATA_COMMANDS = {  # these take a prepared data set, and options of their own
-    "inspect": "show what a data set holds, or any sample of it",
-    "verify": "read a data set again and name every file that is wrong",
+OWN_COMMANDS = {  # these have options of their own, and run as modules in processes of their own
+    "profile": ("trainer.profile", "tell parameters, GFLOPs, activations and memory per device before any data or GPU"),
+    "sample": ("trainer.sampling", "write text or draw images with a trained model"),
+    "export": ("trainer.interchange", "write a trained model in Hugging Face's layout"),
+    "inspect": ("data.inspect", "show what a data set holds, or any sample of it"),
+    "verify": ("data.verify", "read a data set again and name every file that is wrong"),
+    "overview": ("pipelines.overview", "write one page over several runs: cards, tables, quality against cost"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked, 130 / 137 / 143 stopped by a signal."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words and words[0] in DATA_COMMANDS:
-        return _data(words[0], words[1:])
+    if words and words[0] in OWN_COMMANDS:
+        return _module(OWN_COMMANDS[words[0]][0], words[1:])
     top = parser()
     arguments, more = top.parse_known_args(words)  # overrides may stand after the options too
     if wrong := [word for word in more if word.startswith("-")]:
@@ -66,16 +70,16 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--name", metavar="NAME", help="the run folder's name (the config's `name`)")
         if name == "compile":
             command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the YAML to write")
-    for name, purpose in DATA_COMMANDS.items():
+    for name, (_, purpose) in OWN_COMMANDS.items():
         commands.add_parser(name, help=purpose, add_help=False)
     return top
 
 
-def _data(name: str, words: Sequence[str]) -> int:
-    """Run a command of the data stage in this terminal; returns its exit code as a shell gives it."""
+def _module(module: str, words: Sequence[str]) -> int:
+    """Run a module as a command in this terminal; returns its exit code as a shell gives it."""
     import subprocess
 
-    command = [sys.executable, "-m", f"data.{name}", *words]
+    command = [sys.executable, "-m", module, *words]
     try:
         code = subprocess.call(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
     except KeyboardInterrupt:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ COUNTS = ("documents", "samples", "tokens", "bytes", "words", "unknown_tokens", 
 SECTIONS = {
     "charts": "Charts",
     "metrics": "Metrics",
+    "cost": "Cost",
     "samples": "Samples",
     "data": "Data",
     "configuration": "Configuration",
@@ -43,6 +44,7 @@ class Traces:
     """complete.json of the newest checkpoint"""
     evaluation: Record | None
     samples: list[Record]
+    cost: Record | None
 
     @property
     def scores(self) -> Scores:
@@ -74,6 +76,7 @@ def read_traces(folder: RunFolder) -> Traces:
         checkpoint=read_record(newest) if newest else None,
         evaluation=read_record(folder.metrics) if folder.metrics.exists() else None,
         samples=_read_samples(folder),
+        cost=read_record(folder.cost) if folder.cost.exists() else None,
     )
 
 
@@ -95,6 +98,7 @@ def build_page(traces: Traces) -> str:
     plots, elements = embed(charts)
     protocols = traces.evaluation["protocols"] if traces.evaluation else {}
     return render(
+        "report",
         name=traces.folder.path.resolve().name,
         verdict=verdict(scores),
         warnings=list(warnings(traces)),
@@ -106,7 +110,9 @@ def build_page(traces: Traces) -> str:
         plots=plots,
         metrics=metric_table(scores),
         protocols=[(name, list(protocol.items())) for name, protocol in protocols.items()],
+        cost=cost_table(traces.cost) if traces.cost else None,
         samples=traces.samples,
+        samples_are=samples_are(traces.samples),
         data=data_card(traces.manifest) if traces.manifest else None,
         configuration=traces.folder.config.read_text(encoding="utf-8") if traces.run else None,
         chain=chain(traces),
@@ -120,11 +126,45 @@ def missing(traces: Traces, *, drawn: bool) -> dict[str, str | None]:
     return {
         "charts": None if drawn else f"This run has not been trained; `trainworks train {name}` does it.",
         "metrics": None if traces.evaluation else evaluate,
+        "cost": None if traces.cost else "The evaluation measured no cost." if traces.evaluation else evaluate,
         "samples": None if traces.samples else "The evaluation wrote no samples." if traces.evaluation else evaluate,
         "data": None if traces.manifest else f"The data is not prepared; `trainworks prepare {name}` does it.",
         "configuration": None if traces.run else "This folder holds no run.yaml.",
         "digests": None,
     }
+
+
+def samples_are(samples: Sequence[Record]) -> str:
+    """What a reader looks at."""
+    if samples and "text" in samples[0]:
+        return "A prompt is underlined; what follows it was written by the model."
+    return (
+        "Pictures, as the model drew or judged them."
+        if samples and "picture" in samples[0]
+        else ("Samples of the test split, and what the model made of them.")
+    )
+
+
+def cost_table(cost: Record) -> Table:
+    """Parameters and FLOPs of the networks, and the time of a pass for each number of samples in it."""
+    latency, rates = cost["latency_ms"], cost["samples_per_s"]
+    rows = [
+        (size, [f"{time['median']:.3g}", f"{time['p99']:.3g}", f"{rates[size]:,.4g}", f"{time['passes']:,}"])
+        for size, time in latency.items()
+    ]
+    caption = (
+        f"{cost['parameters']:,} parameters; {cost['flops_per_sample'] / 1e9:.4g} GFLOPs (2 x multiply-adds) "
+        f"to score a sample. Passes in fp32 on {cost['device']}, {cost['threads']} CPU threads, with the sums of the "
+        "metrics; timings vary from one evaluation to the next."
+    )
+    head = [
+        ("samples", "of a pass"),
+        ("median", "ms"),
+        ("99th percentile", "ms"),
+        ("rate", "samples/s"),
+        ("passes", ""),
+    ]
+    return Table(caption, head, rows)
 
 
 def state(traces: Traces) -> str:

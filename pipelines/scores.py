@@ -10,7 +10,7 @@ from pipelines.page import Table
 
 Metric = Mapping[str, Any]
 BASELINE = "baseline/"
-HEADLINES = ("bits_per_byte", "perplexity", "accuracy", "balanced_accuracy")
+HEADLINES = ("bits_per_byte", "perplexity", "class_accuracy", "f1", "accuracy", "balanced_accuracy", "loss")
 """Quantities shown first, where the evaluation has them"""
 
 
@@ -30,8 +30,13 @@ class Scores:
 
     @property
     def model(self) -> Mapping[str, Metric]:
-        """The first subject that is no baseline."""
-        return next((own for name, own in self.by_subject.items() if not name.startswith(BASELINE)), {})
+        """Each quantity of the first subject, baselines apart, that has it: an image model's own loss is taken on the
+        test split, what is recognised in its images on its samples."""
+        own: dict[str, Metric] = {}
+        for subject, metrics in self.by_subject.items():
+            if not subject.startswith(BASELINE):
+                own |= {quantity: metric for quantity, metric in metrics.items() if quantity not in own}
+        return own
 
     @property
     def headlines(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Small generated things for unit and contract tests: runs, data sets, and DeepSpeed's arithmetic in plain torch."""
 
+import json
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -38,50 +39,94 @@ from trainer.tracker import open_tracker, read_events
 torch.set_num_threads(1)  # more threads than idle cores make small tensors many times slower
 
 Ids = NDArray[np.int64]
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+_HOME = Path(__file__).parent.parent / "configs"
+CONFIGS = [*sorted(_HOME.glob("*.yaml")), *sorted((_HOME / "production").glob("*.yaml"))]
 FIELDS = ("tokens.npy",)
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
 
-SMALL: dict[str, object] = {
-    "data.tokenizer.vocabulary_size": 270,
+SMALL: dict[str, Any] = {
+    "data.tokenizer": lambda old: (
+        {"kind": "wordpiece", "special": "masked"} | old | {"vocabulary_size": 270}
+        if old["kind"] != "file"
+        else {"kind": "wordpiece", "special": "masked", "vocabulary_size": 270}
+    ),
     "data.block_tokens": 16,
+    "data.images.height": lambda old: max(16, min(32, old // 8)),
+    "data.images.width": lambda old: max(16, min(32, old // 8)),
     "data.shard_samples": 64,
     "data.splits.validation": 0.2,
     "data.splits.test": 0.2,
     "task.model.num_layers": 2,
-    "task.model.width": 48,
+    "task.model.width": lambda old: min(old, 32),
     "task.model.num_heads": 4,
+    "task.model.num_kv_heads": 2,
+    "task.model.feed_forward_width": 96,
+    "task.model.blocks": lambda old: [1] * min(len(old), 3),
+    "task.model.width_factor": lambda old: old if isinstance(old, int) else 0.15,
+    "task.model.growth": 8,
+    "task.model.multipliers": [1, 2],
+    "task.model.num_blocks": 1,
+    "task.model.attention_sides": [8],
+    "task.model.head_width": 16,
     "task.model.dropout": 0.0,
+    "task.model.stochastic_depth": 0.0,
+    "task.model.init_from": None,
+    "task.dropout": 0.0,
     "task.label_smoothing": 0.0,
+    "task.side": 32,
+    "task.resolutions": [],
+    "task.drawing.steps": 4,
     "task.evaluation.stride_tokens": 8,
     "task.evaluation.sampling.max_tokens": 8,
+    "task.evaluation.images": 8,
+    "task.evaluation.judge": None,
     "train.precision": "fp32",
     "world.processes": 1,
+    "world.device": "cpu",
+    "world.threads": 1,
+    "world.loader_workers": 0,
+    "world.prepare_workers": 1,
     "wandb.mode": "disabled",
 }
-"""What makes any run quick; a key that a run does not have is left out"""
+"""What makes any run quick, some of it from what was there; a key that a run does not have is left out"""
 
 
-def shrink(path: Path, **overrides: object) -> RunConfig:
-    """A committed configuration, small enough for a test; overrides have `__` for the dots."""
-    tree = load([str(path)]).model_dump(mode="json")
-    small = {key: value for key, value in SMALL.items() if _has(tree, key.split("."))}
-    small |= {key.replace("__", "."): value for key, value in overrides.items()}
-    return load([str(path), *(f"{key}={'null' if value is None else value}" for key, value in small.items())])
+def shrink(path: Path, *changes: str, **overrides: object) -> RunConfig:
+    """A committed configuration, small enough for a test.
+
+    changes are as on the command line, and made small too; overrides, which have `__` for the dots, stay as given.
+    """
+    given = {key.replace("__", "."): value for key, value in overrides.items()}
+    tree = load([str(path), *changes]).model_dump(mode="json")
+    small = {
+        key: value(old) if callable(value) else value
+        for key, value in SMALL.items()
+        if (old := _find(tree, key.split("."))) is not None and not any(_overlap(key, each) for each in given)
+    }
+    return load([str(path), *changes, *as_arguments(small | given)])
 
 
-def _has(tree: Any, keys: Sequence[str]) -> bool:
+def as_arguments(settings: Mapping[str, object]) -> list[str]:
+    """Settings as the command line has them."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two keys is the other or a section that holds it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _find(tree: Any, keys: Sequence[str]) -> Any:
     for key in keys:
-        if not isinstance(tree, dict) or tree.get(key) is None:
-            return False
-        tree = tree[key]
-    return True
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def tiny_run(**overrides: object) -> RunConfig:
     """A causal language model of about 50,000 parameters."""
-    return shrink(next(path for path in CONFIGS if path.stem == "demo-lm"), **overrides)
+    path = next(path for path in CONFIGS if path.stem == "demo-lm")
+    return shrink(path, **{"task__model__width": 48} | overrides)
 
 
 def write_texts(folder: Path, *, documents: int = 30, sentences: int = 12) -> Path:
@@ -107,11 +152,26 @@ def write_images(folder: Path, *, classes: int = 4, images: int = 24, side: int 
     return folder
 
 
-def write_source(kind: str, folder: Path) -> str:
-    """Raw data of a kind, text or images, and the `data.source` that reads it."""
-    if kind == "text":
+def write_rows(path: Path, *, rows: int = 120) -> Path:
+    """Passages of different lengths, each of one of three kinds, its first word tagged; the same every time."""
+    rng = random.Random(7)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            words = [f"w{number}", *rng.choices(WORDS, k=rng.choice((2, 4, 9, 14)))]
+            row = {"text": " ".join(words), "kind": f"kind-{number % 3}", "tags": [[0, len(words[0]), "first"]]}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def write_source(run: RunConfig, folder: Path) -> str:
+    """Raw data of the kind that a run reads, and the `data.source` that reads it."""
+    if not isinstance(run.data, TextData):
+        return f"{{kind: files, paths: ['{write_images(folder)}'], label_field: folder}}"
+    if run.data.packing != "document":
         return f"{{kind: files, paths: ['{write_texts(folder)}']}}"
-    return f"{{kind: files, paths: ['{write_images(folder)}'], label_field: folder}}"
+    folder.mkdir(parents=True)
+    rows = write_rows(folder / "rows.jsonl")
+    return f"{{kind: files, paths: ['{rows}'], label_field: kind, tags_field: tags}}"
 
 
 def random_documents(lengths: Sequence[int], *, vocabulary_size: int, end: int, seed: int = 0) -> list[Ids]:
@@ -258,6 +318,9 @@ class Rank(World):
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.exchange(values.detach().double())).sum(0)
 
+    def mean(self, values: Tensor) -> Tensor:
+        return torch.stack(self.exchange(values.detach().clone())).mean(0)
+
     def _union(self, names: list[str]) -> set[str]:
         return {name for each in self.exchange(names) for name in each}
 
@@ -281,9 +344,9 @@ def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
 def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Trainer:
     """All that `fit` needs, over a data set that `write_dataset` made; its tracker writes to `folder.events`."""
     data = open_dataset(run, folder)
-    task = build_task(run, data.manifest)
+    task = build_task(run, data.manifest, folder.tokenizer)
     seed_all(run.seed)
-    engines, frozen = build_engines(task, run, world)
+    engines, frozen = build_engines(task.networks(), task.turns, run, world)
     return Trainer(
         run,
         task,

@@ -1,5 +1,7 @@
 """Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` under torch.distributed.run."""
 
+from dataclasses import asdict
+
 from configs.errors import Stopped
 from configs.folder import RunFolder, locked
 from configs.process import leave, stage_main
@@ -11,6 +13,7 @@ from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
 from trainer.loop import StopRequest, Trainer, fit
+from trainer.pretrained import load_pretrained
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 
@@ -29,15 +32,20 @@ def train(run: RunConfig, folder: RunFolder) -> None:
 def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
     data = open_dataset(run, folder)
     manifest = data.manifest
-    task = build_task(run, manifest)
+    task = build_task(run, manifest, folder.tokenizer)
     seed_all(run.seed)
-    engines, frozen = build_engines(task, run, world)
+    networks = task.networks()
     checkpointer = Checkpointer(folder.train, world, {"data": manifest.digest, "config": train_key(run)})
+    latest = checkpointer.latest()
+    origin = load_pretrained(networks, run, folder, manifest, writes=world.rank == 0) if latest is None else None
+    engines, frozen = build_engines(networks, task.turns, run, world)
     state = TrainState(step=0, position=0, samples_digest="00" * 32)
-    if (latest := checkpointer.latest()) is not None:
+    if latest is not None:
         state = checkpointer.load(latest, engines)
     tracker = open_tracker(run, folder, "train", rank=world.rank)
     tracker.start(run, step=state.step, world=world.size, device=str(world.device))
+    if origin is not None:
+        tracker.event("pretrained", **asdict(origin))
     if world.rank == 0:
         size = sum(p.numel() for engine in engines.values() for p in engine.module.parameters())
         begin = f"continuing after step {state.step}" if state.step else "from the start"

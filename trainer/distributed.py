@@ -51,6 +51,13 @@ class World:
             dist.all_reduce(total)
         return total
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise mean over ranks, where the values are."""
+        total = values.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total / self.size
+
     def sum_all(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Sums over ranks by name; a rank that saw no sample may lack names, and adds 0."""
         names = sorted(self._union(list(sums)))

@@ -1,19 +1,24 @@
 """One DeepSpeed engine per trained network, and the run as DeepSpeed's own configuration."""
 
+import contextlib
 import logging
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from configs.schema import RunConfig
+from configs.errors import ConfigError
+from configs.optimisation import FineTuneConfig
+from configs.schema import RunConfig, WorldConfig
 from trainer.checkpoint import load_weights, weights
 from trainer.distributed import World
 from trainer.ema import Ema
 from trainer.optim import build_optimizer
-from trainer.task import Task
+from trainer.parts import first_update, parts_of
+from trainer.statistics import held, norms_of, share_statistics
 
 
 def deepspeed_config(run: RunConfig) -> dict[str, Any]:
@@ -35,8 +40,13 @@ class Engine:
 
     def __init__(self, network: nn.Module, run: RunConfig, world: World) -> None:
         deepspeed = quiet_deepspeed()
-        self.clip = run.train.clip_grad_norm
-        optimizer = build_optimizer(network.to(world.device), run.train.optimizer)
+        self.clip, self.world = run.train.clip_grad_norm, world
+        self._channels_last, self._recompute = run.world.channels_last, run.world.recompute
+        arrange(network.to(world.device), run.world)
+        self._since, self._norms_since = freeze(network, run.train.fine_tune)
+        self.thaws = any((*self._since.values(), *self._norms_since.values()))
+        """Whether some layers do not learn from the start"""
+        optimizer = build_optimizer(network, run.train.optimizer, run.train.fine_tune)
         self._engine, *_ = deepspeed.initialize(
             model=network, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
         )
@@ -45,17 +55,37 @@ class Engine:
             self._engine.enable_backward_allreduce = False  # the sum over one rank is a copy of every gradient
         self.module: nn.Module = self._engine.module
         self._parameters = list(self.module.parameters())
-        self.ema = Ema(self.module, run.train.ema.decay) if run.train.ema else None
+        self._norms = norms_of(self.module)
+        self.ema = Ema(self.module, run.train.ema) if run.train.ema else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._channels_last:
+            args = tuple(
+                each.contiguous(memory_format=torch.channels_last) if is_image(each) else each for each in args
+            )
         return self._engine(*args, **kwargs)
+
+    def learn(self, update: int | None) -> None:
+        """Get gradients in an update, counted from 0, for the layers that learn by then; None: for no layer.
+
+        A batch norm of a layer that does not learn keeps its statistics as it keeps its weights.
+        """
+        for parameter, since in self._since.items():
+            parameter.requires_grad_(update is not None and since <= update)
+        if update is not None:
+            for norm, since in self._norms_since.items():
+                norm.train(since <= update)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradient; DeepSpeed divides by accumulation and averages over ranks at the boundary."""
-        self._engine.backward(loss)
+        with held(self._norms) if self._recompute else contextlib.nullcontext():
+            self._engine.backward(loss)
 
-    def step(self, learning_rate: float) -> Tensor | None:
-        """After each micro-batch; at the boundary updates the weights and returns the gradient norm before clipping."""
+    def step(self, learning_rate: float, update: int) -> Tensor | None:
+        """After each micro-batch; at the boundary updates the weights and returns the gradient norm before clipping.
+
+        `update` counts those of the run from 0.
+        """
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return None
@@ -63,10 +93,11 @@ class Engine:
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["scale"]
         self._engine.step()
+        share_statistics(self._norms, self.world)
         if self.ema:
-            self.ema.update(self.module)
+            self.ema.update(self.module, update)
         return norm
 
     def state(self) -> dict[str, dict[str, Tensor]]:
@@ -90,25 +121,73 @@ class Engine:
         for name, tensor in state["optimizer"].items():
             owner, key = name.rsplit("/", 1)
             parameter = parameters[owner]
-            self.optimizer.state[parameter][key] = tensor.clone().to(parameter.device)
+            self.optimizer.state[parameter][key] = laid_out_as(parameter, tensor)
         if self.ema:
             self.ema.load(dict(state["ema"]))
 
 
-def build_engines(task: Task, run: RunConfig, world: World) -> tuple[dict[str, Engine], dict[str, nn.Module]]:
+def build_engines(
+    networks: Mapping[str, nn.Module], turns: Sequence[str], run: RunConfig, world: World
+) -> tuple[dict[str, Engine], dict[str, nn.Module]]:
     """An engine per network that is trained, and the frozen networks."""
-    networks = task.networks()
-    frozen = {
-        name: net.to(world.device).requires_grad_(False) for name, net in networks.items() if name not in task.turns
-    }
-    return {name: Engine(networks[name], run, world) for name in task.turns}, frozen
+    frozen = {name: net.to(world.device).requires_grad_(False) for name, net in networks.items() if name not in turns}
+    return {name: Engine(networks[name], run, world) for name in turns}, frozen
 
 
-def freeze_all_but(engines: Mapping[str, Engine], turn: str) -> None:
-    """Only the network whose turn it is gets gradients: under ZeRO a stray one would be reduced twice."""
-    if len(engines) > 1:
-        for name, engine in engines.items():
-            engine.module.requires_grad_(name == turn)
+def freeze_all_but(engines: Mapping[str, Engine], turn: str, update: int) -> None:
+    """Only the network whose turn it is gets gradients: under ZeRO a stray one would be reduced twice.
+
+    Of that network, the layers that learn by this update.
+    """
+    for name, engine in engines.items():
+        if len(engines) > 1 or engine.thaws:
+            engine.learn(update if name == turn else None)
+
+
+def arrange(network: nn.Module, config: WorldConfig) -> None:
+    """Say how the network computes: what it keeps for the backward pass, and how images lie in memory."""
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if hasattr(module, "recompute"):
+            module.recompute = config.recompute  # type: ignore[assignment]
+
+
+def freeze(
+    network: nn.Module, config: FineTuneConfig | None
+) -> tuple[dict[nn.Parameter, float], dict[nn.Module, float]]:
+    """Since which update each parameter and each batch norm learns; those that never do are taken out of training.
+
+    Raises ConfigError when nothing is left to learn.
+    """
+    learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if config is None:
+        return dict.fromkeys(learning.values(), 0.0), {}
+    parts = parts_of(network)
+    since = {name: first_update(name, parts, config) for name, _ in network.named_parameters()}
+    for name, parameter in learning.items():
+        parameter.requires_grad_(since[name] < math.inf)
+    if not any(p.requires_grad for p in learning.values()):
+        raise ConfigError(
+            "train.fine_tune.frozen=true leaves nothing to learn: the head has no weights but those it shares with the "
+            "embedding; set task.model.tied_embeddings=false, or frozen=false"
+        )
+    modules = {module: name for name, module in network.named_modules()}
+    return (
+        {p: since[name] for name, p in learning.items() if p.requires_grad},
+        {norm: first_update(modules[norm], parts, config) for norm in norms_of(network)},
+    )
+
+
+def laid_out_as(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """A copy where the parameter is, its numbers in the same order in memory, as optimizers take for granted."""
+    if tensor.shape != parameter.shape:
+        return tensor.clone().to(parameter.device)
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
 
 
 def quiet_deepspeed() -> Any:

@@ -107,7 +107,7 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
         sums: dict[str, Tensor] = {}
         known: dict[str, Any] = {}
         for turn in task.turns:
-            freeze_all_but(trainer.engines, turn)
+            freeze_all_but(trainer.engines, turn, step)
             asked = time.perf_counter()
             micro = [next(batches) for _ in range(run.accumulation)]
             waited += time.perf_counter() - asked
@@ -168,7 +168,7 @@ def _train_turn(
         # DeepSpeed divides by accumulation and averages over ranks; together the gradient of sum / terms
         engine.backward(total * (world.size * len(micro) / terms))
         rate_now = learning_rate(step, run.train)
-        norm = engine.step(rate_now)
+        norm = engine.step(rate_now, step)
         parts: Scalars = {"loss": total.detach(), **scalars}
         for name, value in parts.items():
             part = value.detach() / terms

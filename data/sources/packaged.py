@@ -129,13 +129,13 @@ def _passages(file: File, content: bytes) -> Iterator[Record]:
     speeches themselves say of people and places stays. The label is the play's folder, its genre.
     """
     play = Path(file.name)
-    for scene, speeches in enumerate(_scenes(content.decode())):
-        for number, passage in enumerate(_cut(speeches)):
+    for scene, speeches in enumerate(scenes(content.decode())):
+        for number, passage in enumerate(cut(speeches)):
             origin = f"{file.name} scene {scene} passage {number}"
             yield Record(passage, origin, play.parent.name, group=f"{play.stem} {scene}")
 
 
-def _scenes(play: str) -> Iterator[list[list[str]]]:
+def scenes(play: str) -> Iterator[list[list[str]]]:
     """The lines of each speech of each scene of a play in Markdown."""
     speeches: list[list[str]] = []
     for paragraph in play.split("\n\n"):
@@ -151,7 +151,7 @@ def _scenes(play: str) -> Iterator[list[list[str]]]:
         yield speeches
 
 
-def _cut(speeches: Sequence[Sequence[str]]) -> Iterator[str]:
+def cut(speeches: Sequence[Sequence[str]]) -> Iterator[str]:
     """A scene in passages of about equal size, cut between two lines, and where it takes no detour between speeches."""
     lines = [line for speech in speeches for line in speech]
     words = list(accumulate(len(line.split()) for line in lines))  # up to the end of each line

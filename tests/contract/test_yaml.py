@@ -7,10 +7,12 @@ import yaml
 from pydantic import BaseModel
 
 from configs.load import dump, explain, load, read
+from configs.presets import PRESETS
 from configs.schema import RunConfig
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-EXPERIMENTS = sorted(CONFIGS.glob("*.yaml"))
+PRODUCTION = sorted((CONFIGS / "production").glob("*.yaml"))
+EXPERIMENTS = [*sorted(CONFIGS.glob("*.yaml")), *PRODUCTION]
 OVERLAYS = sorted((CONFIGS / "clusters").glob("*.yaml"))
 
 experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -23,14 +25,14 @@ def test_there_are_experiments():
 
 @experiments
 def test_an_experiment_is_complete_and_bears_its_files_name(path: Path):
-    assert load([str(path)]).name == path.stem
+    assert load([str(path)]).name == path.stem.replace(".", "-")
 
 
 @experiments
 def test_an_experiment_says_what_it_is_and_how_to_run_it(path: Path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("# ")
-    assert f"#   trainworks run configs/{path.name}" in lines[:5]
+    assert f"#   trainworks run {path.relative_to(CONFIGS.parent)}" in lines[:5]
 
 
 @experiments
@@ -58,6 +60,12 @@ def test_the_explanation_has_a_line_with_a_meaning_for_every_field(path: Path):
     plain = [line for line in lines if not line.split("  # ")[0].endswith(":")]
     assert [line.split(":")[0] for line in plain] == leaves(run)
     assert [line for line in lines if "  # " not in line and not line.startswith("kind: ")] == []
+
+
+def test_every_preset_of_a_published_shape_has_a_production_file():
+    used = {(run.task.model.kind, run.task.model.preset) for run in map(load, ([str(path)] for path in PRODUCTION))
+            if getattr(run.task.model, "preset", None)}  # fmt: skip
+    assert used == {(kind, name) for kind, names in PRESETS.items() for name in names if name != "laptop"}
 
 
 @experiments

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from configs.schema import CausalLMConfig
+from configs.language import CausalLMConfig
 from tests.tiny import tiny_run
 from trainer.evaluation.contract import cluster_sums
 from trainer.task import Sample
@@ -20,14 +21,14 @@ VOCABULARY = 7
 
 
 class Fixed(nn.Module):
-    """Logits that depend on each token alone: the probabilities are known."""
+    """Likelihoods that depend on each token alone, and are known."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(0)))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens]
+    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        return F.cross_entropy(self.table[tokens].mT, targets, ignore_index=IGNORE, reduction="none")
 
 
 @pytest.fixture
@@ -70,6 +71,30 @@ def test_loss_is_the_sum_over_targets_and_not_their_mean(task: CausalLM) -> None
     total, scalars = task.loss("model", {"model": model}, batch)
     assert total.item() == pytest.approx(by_hand(model, [1, 2, 3, 4], 3) + by_hand(model, [6, 0], 1), rel=1e-6)
     assert scalars == {}
+
+
+def test_documents_reach_the_network_with_padding_marked(task: CausalLM) -> None:
+    first = sample([1, 2, 3, 4]) | {"documents": np.array([0, 0, 1], np.int32)}
+    second = sample([6, 0]) | {"documents": np.array([0], np.int32)}
+    batch = task.collate([first, second])
+    assert batch.tensors["documents"].tolist() == [[0, 0, 1], [0, -1, -1]]
+    assert "documents" not in task.collate([sample([1, 2])]).tensors
+
+
+def test_packed_documents_have_the_loss_of_documents_alone(task: CausalLM) -> None:
+    """Each begins with the end token before it, as `data.packing.document_ids` counts, and shorter rows are padded."""
+    torch.manual_seed(0)
+    (model,) = task.networks().values()
+    first, second = [0, 3, 1, 4], [0, 2, 6, 5, 5, 1, 0]
+    packed = sample([*first, *second]) | {"documents": np.array([0] * 4 + [1] * 6)}
+    short = sample([0, 6, 0]) | {"documents": np.array([0, 0])}
+    together, _ = task.loss("model", {"model": model}, task.collate([packed, short]))
+    alone = [
+        task.loss("model", {"model": model}, task.collate([sample(ids)]))[0] for ids in ([*first, 0], second, [0, 6, 0])
+    ]
+    torch.testing.assert_close(together, torch.stack(alone).sum())
+    joined, _ = task.loss("model", {"model": model}, task.collate([sample([*first, *second]), sample([0, 6, 0])]))
+    assert (joined - together).abs() > 1e-5, "attention across documents would not show"
 
 
 @settings(max_examples=40, deadline=None)

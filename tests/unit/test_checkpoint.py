@@ -79,7 +79,7 @@ def trained_engine(monkeypatch: pytest.MonkeyPatch, seed: int, steps: int) -> En
     engine = Engine(Tied(), run, ALONE)
     for _ in range(steps):
         engine.backward(engine(torch.randint(9, (16,))).square().sum())
-        engine.step(0.05)
+        engine.step(0.05, 0)
     return engine
 
 
@@ -105,7 +105,7 @@ def test_an_engine_comes_back_with_every_bit_of_weights_moments_and_averages(
     for engine in (first, second):  # and both go on alike
         torch.manual_seed(9)
         engine.backward(engine(torch.randint(9, (16,))).square().sum())
-        engine.step(0.05)
+        engine.step(0.05, 0)
     for name, tensor in first.state()["weights"].items():
         assert torch.equal(tensor, second.state()["weights"][name])
     assert second.module.get_parameter("head.weight") is second.module.get_parameter("embedding.weight")
@@ -347,4 +347,6 @@ def test_a_network_is_loaded_with_its_own_or_its_averaged_weights(
         assert torch.equal(own.get_parameter(name), parameter)
         assert torch.equal(averaged.get_parameter(name), engine.ema.average[name])
         assert not torch.equal(averaged.get_parameter(name), parameter)
-    assert torch.equal(averaged.get_buffer("norm.running_mean"), engine.module.get_buffer("norm.running_mean"))
+    for name in ("norm.running_mean", "norm.running_var"):
+        assert torch.equal(own.get_buffer(name), engine.module.get_buffer(name))
+        assert torch.equal(averaged.get_buffer(name), engine.ema.average[name])

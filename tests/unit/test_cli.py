@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.cli
 from configs.errors import OutageError
 from configs.folder import RunFolder
 from configs.lines import LASTING, TRANSIENT, Line
 from configs.load import load
-from pipelines.cli import COMMANDS, HANDLERS, Screen, main
+from pipelines.cli import COMMANDS, HANDLERS, OWN_COMMANDS, Screen, main
 from tests.corpus import COMPLETE
 
 
@@ -24,7 +25,7 @@ def trainworks(*arguments: object, code: str | None = None) -> subprocess.Comple
 def test_help_names_every_command_and_the_exit_codes():
     done = trainworks("--help")
     assert done.returncode == 0
-    assert all(f"    {name} " in done.stdout for name in COMMANDS)
+    assert all(f"    {name} " in done.stdout for name in (*COMMANDS, *OWN_COMMANDS))
     assert "130/137/143" in done.stdout
 
 
@@ -38,6 +39,19 @@ def test_every_command_has_help_with_the_grammar(command: str, capsys: pytest.Ca
 
 def test_every_command_has_a_handler():
     assert set(HANDLERS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", OWN_COMMANDS)
+def test_commands_with_options_of_their_own_run_as_modules_that_are_there(
+    command: str, monkeypatch: pytest.MonkeyPatch
+):
+    module, _ = OWN_COMMANDS[command]
+    asked: list[list[str]] = []
+    monkeypatch.setattr("subprocess.call", lambda words, env: asked.append(words) or 3)
+    assert main([command, "x", "--option", "y"]) == 3
+    assert asked == [[sys.executable, "-m", module, "x", "--option", "y"]]
+    path = Path(pipelines.cli.__file__).parents[1] / module.replace(".", "/")
+    assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
 
 
 LIGHT = """

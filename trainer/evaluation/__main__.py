@@ -15,6 +15,7 @@ from data.progress import say
 from trainer.checkpoint import load_network
 from trainer.distributed import World, seed_all
 from trainer.evaluation.contract import Result
+from trainer.evaluation.cost import measure_cost
 from trainer.tasks import build_task, evaluation_of
 from trainer.tracker import open_tracker
 
@@ -41,13 +42,14 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     record = verify_checkpoint(checkpoint)
     if record["config"] != train_key(run) or record["data"] != manifest.digest:
         raise DamageError(f"{checkpoint} was not trained with this configuration on this data; train again")
-    task = build_task(run, manifest)
+    task = build_task(run, manifest, folder.tokenizer)
     seed_all(run.seed)
     nets = load_networks(task.networks(), folder, run, world)
     tracker = open_tracker(run, folder, "evaluate", rank=world.rank)
     tracker.start(run, checkpoint=record["digest"], world=world.size)
     result: Result = evaluation_of(run)(run, folder, manifest, data.readers, task, nets, world)
     if world.rank == 0:
+        write_json(folder.cost, measure_cost(task, nets, data.readers["test"], world))
         write_json(folder.samples, list(result.samples))
         origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)}
         written = origin | result.record()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from configs.schema import SamplingConfig
+from configs.language import SamplingConfig
 
 
 @torch.inference_mode()

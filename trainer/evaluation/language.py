@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from configs.folder import RunFolder
-from configs.schema import CausalLMConfig, LanguageEvaluation, RunConfig
+from configs.language import CausalLMConfig, LanguageEvaluation
+from configs.schema import RunConfig
 from data.manifest import Manifest, Split
 from data.packing import Ids, unpack
 from data.progress import Progress, rate, say

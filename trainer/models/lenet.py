@@ -6,6 +6,8 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.convolution import frame
+
 FRAME = 28  # pixels of the smallest side that leaves 5 x 5 maps to the dense layers
 GRID = 5
 
@@ -42,7 +44,7 @@ class LeNet(nn.Module):
         self.pool: Callable[..., Tensor] = F.max_pool2d if shape.pooling == "maximum" else F.avg_pool2d
 
     def forward(self, images: Tensor) -> Tensor:
-        x = frame(images)
+        x = frame(images, FRAME)
         x = self.pool(self.activation(self.c1(x)), 2)  # [B, 6, H/2, W/2]
         x = self.activation(self.c3(x))  # [B, 16, H/2 - 4, W/2 - 4]
         strides = [side // GRID for side in x.shape[-2:]]
@@ -52,8 +54,6 @@ class LeNet(nn.Module):
         x = self.activation(self.c5(x.flatten(1)))
         return self.head(self.activation(self.f6(x)))
 
-
-def frame(images: Tensor) -> Tensor:
-    """images [B, C, H, W] with zeros around them where a side is below 28 pixels."""
-    height, width = (max(0, FRAME - side) for side in images.shape[-2:])
-    return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2))
+    def parts(self) -> list[tuple[str, ...]]:
+        """Prefixes of parameter names from the input to the head, a layer each."""
+        return [(name,) for name in ("c1", "c3", "c5", "f6", "head")]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
@@ -15,24 +16,54 @@ class Family:
 
     task: str
     evaluation: str
+    sampling: str | None = None
+    """What writes text or draws images from a trained model; None where there is nothing to draw"""
+    reads_tokenizer: bool = False
+    """Whether the task is built with the tokenizer, such as for its prompt or to know where words begin"""
 
 
 FAMILIES = {
-    "causal_lm": Family("trainer.tasks.causal_lm:CausalLM", "trainer.evaluation.language:evaluate"),
+    "causal_lm": Family(
+        "trainer.tasks.causal_lm:CausalLM", "trainer.evaluation.language:evaluate", "trainer.sampling.text:sample"
+    ),
+    "masked_lm": Family("trainer.tasks.masked_lm:MaskedLM", "trainer.evaluation.masked:evaluate", reads_tokenizer=True),
+    "sequence_classification": Family(
+        "trainer.tasks.sequence_classification:SequenceClassification",
+        "trainer.evaluation.text_classes:evaluate",
+        reads_tokenizer=True,
+    ),
+    "token_classification": Family(
+        "trainer.tasks.token_classification:TokenClassification", "trainer.evaluation.token_classes:evaluate"
+    ),
     "image_classification": Family(
         "trainer.tasks.image_classification:ImageClassification", "trainer.evaluation.classification:evaluate"
+    ),
+    "diffusion": Family(
+        "trainer.tasks.diffusion:Diffusion", "trainer.evaluation.diffusion:evaluate", "trainer.sampling.images:sample"
     ),
 }
 
 
-def build_task(run: RunConfig, manifest: Manifest) -> Task:
-    """The run's task over this data set."""
-    return _find(FAMILIES[run.task.kind].task)(run.task, manifest)
+def build_task(run: RunConfig, manifest: Manifest, tokenizer: Path | None = None) -> Task:
+    """The run's task over this data set. Without the file `tokenizer` it can build networks, but no batches of text
+    that need it: of whole words, or with a prompt."""
+    family = FAMILIES[run.task.kind]
+    if not family.reads_tokenizer or tokenizer is None:
+        return _find(family.task)(run.task, manifest)
+    from tokenizers import Tokenizer  # the other families do without
+
+    return _find(family.task)(run.task, manifest, Tokenizer.from_file(str(tokenizer)))
 
 
 def evaluation_of(run: RunConfig) -> Any:
     """The function that scores a trained model of this family."""
     return _find(FAMILIES[run.task.kind].evaluation)
+
+
+def sampling_of(run: RunConfig) -> Any:
+    """The function that draws from a trained model of this family; None where there is nothing to draw."""
+    name = FAMILIES[run.task.kind].sampling
+    return None if name is None else _find(name)
 
 
 def _find(name: str) -> Any:

@@ -1,20 +1,20 @@
 """Causal language model: predict each token from those before it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import CausalLMConfig
+from configs.language import CausalLMConfig
 from data.manifest import Manifest
 from trainer.evaluation.contract import cluster_sums
-from trainer.models.decoder import Decoder
+from trainer.models.cross_entropy import IGNORE
+from trainer.models.heads import LanguageHead
+from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
-
-IGNORE = -100
 
 
 class CausalLM:
@@ -28,39 +28,46 @@ class CausalLM:
         self.context_tokens = manifest.block_tokens
 
     def networks(self) -> dict[str, nn.Module]:
-        model = self.config.model
-        return {"model": Decoder(model, vocabulary_size=self.vocabulary_size, context_tokens=self.context_tokens)}
+        shape, vocabulary = self.config.model, self.vocabulary_size
+        head = LanguageHead(shape, vocabulary_size=vocabulary)
+        return {"model": Transformer(shape, vocabulary_size=vocabulary, context_tokens=self.context_tokens, head=head)}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """tokens [B, T] and targets [B, T], the ids one place on; IGNORE past a sample's end.
 
         A sample's "tokens" are one of context and those to predict; "scored", when present, counts from the end how
-        many of them are targets, the rest is context too.
+        many of them are targets, the rest is context too. "documents", when present, says which document of its block
+        each input is of: documents [B, T], -1 past a sample's end, keeps attention inside them.
         """
         rows = [np.asarray(sample["tokens"], dtype=np.int64) for sample in samples]
         length = max(len(row) for row in rows) - 1
         tokens = torch.zeros(len(rows), length, dtype=torch.int64)
         targets = torch.full((len(rows), length), IGNORE)
+        documents = torch.full((len(rows), length), -1) if "documents" in samples[0] else None
         for row, ids, sample in zip(range(len(rows)), rows, samples, strict=True):
             scored = sample.get("scored", len(ids) - 1)
             tokens[row, : len(ids) - 1] = torch.from_numpy(ids[:-1])
             targets[row, len(ids) - 1 - scored : len(ids) - 1] = torch.from_numpy(ids[len(ids) - scored :])
-        count = int((targets != IGNORE).sum())
-        return Batch({"tokens": tokens, "targets": targets}, count, tuple(sample["id"] for sample in samples))
+            if documents is not None:
+                documents[row, : len(ids) - 1] = torch.from_numpy(np.asarray(sample["documents"], dtype=np.int64))
+        tensors = {"tokens": tokens, "targets": targets} | ({} if documents is None else {"documents": documents})
+        return Batch(tensors, int((targets != IGNORE).sum()), tuple(sample["id"] for sample in samples))
 
     def loss(self, turn: str, nets: Networks, batch: Batch) -> tuple[Tensor, Scalars]:
-        logits = nets[turn](batch.tensors["tokens"]).float()  # [B, T, V]
-        targets = batch.tensors["targets"]
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"), {}
+        return _nll(nets[turn], batch).sum(), {}
 
     def evaluate(self, nets: Networks, batch: Batch) -> Sums:
         """Sums of the negative log-likelihood in nats, with what its standard error over samples needs."""
-        logits = nets["model"](batch.tensors["tokens"]).float()  # [B, T, V]
-        targets = batch.tensors["targets"]
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        per_sample = nll.view(targets.shape).sum(1, dtype=torch.float64)  # [B]
-        return cluster_sums(per_sample, (targets != IGNORE).sum(1).double())
+        per_sample = _nll(nets["model"], batch).sum(1, dtype=torch.float64)  # [B]
+        return cluster_sums(per_sample, (batch.tensors["targets"] != IGNORE).sum(1).double())
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         loss = sums["nll"] / sums["tokens"]
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def _nll(model: Callable[..., Any], batch: Batch) -> Tensor:
+    """Each token's negative log-likelihood [B, T], 0 where nothing is to be predicted."""
+    tensors = batch.tensors
+    nll: Tensor = model(tensors["tokens"], tensors["targets"], tensors.get("documents"))
+    return nll

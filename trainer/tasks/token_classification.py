@@ -94,8 +94,9 @@ class TokenClassification:
         for name, each in (("true", truth[0]), ("predicted", guess[0]), ("found", found)):
             counts = torch.bincount(each.flatten(), minlength=kinds).double()[1:].unbind()
             sums |= {f"{name}/{number}": count for number, count in enumerate(counts)}
+        twice = 2 * (found > 0).sum(1).double()
         both = ((truth[0] > 0).sum(1) + (guess[0] > 0).sum(1)).double()
-        return sums | {f"f1/{name}": value for name, value in cluster_sums(2.0 * (found > 0).sum(1), both).items()}
+        return sums | {f"f1/{name}": value for name, value in cluster_sums(twice, both).items()}
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         spans_in_all = sums["f1/tokens"]

@@ -1,0 +1,127 @@
+"""The evaluation of a masked language model: its metrics, its baseline and its examples."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from configs.folder import RunFolder
+from configs.schema import RunConfig
+from data.manifest import Manifest, read_manifest
+from data.prepare import prepare
+from data.shards import ShardReader
+from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, read_samples, shrink, write_texts
+from trainer.distributed import World, seed_all
+from trainer.evaluation.contract import Result
+from trainer.evaluation.masked import evaluate, masked_metrics, score_unigram, show_examples, unigram
+from trainer.models.cross_entropy import IGNORE
+from trainer.tasks import build_task
+from trainer.tasks.masked_lm import MaskedLM
+
+
+class Prepared:
+    """Shards of a few generated texts, and a small encoder of random weights."""
+
+    def __init__(self, root: Path) -> None:
+        source = f"{{kind: files, paths: ['{write_texts(root / 'raw')}'], document: line}}"
+        path = next(path for path in CONFIGS if path.stem == "demo-mlm")
+        self.run: RunConfig = shrink(path, data__source=source, data__packing="document")
+        self.folder = RunFolder(root / "run")
+        self.folder.logs.mkdir(parents=True)
+        prepare(self.run, self.folder)
+        self.manifest: Manifest = read_manifest(self.folder.manifest)
+        self.readers: dict[str, ShardReader] = open_readers(self.folder, self.manifest)
+        task = build_task(self.run, self.manifest, self.folder.tokenizer)
+        assert isinstance(task, MaskedLM)
+        self.task = task
+        seed_all(0)
+        self.net = task.networks()["model"].eval()
+
+    def evaluate(self, world: World = ALONE) -> Result:
+        nets = {"model": self.net}
+        return evaluate(self.run, self.folder, self.manifest, self.readers, self.task, nets, world)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return Prepared(tmp_path_factory.mktemp("masked"))
+
+
+def targets_of(prepared: Prepared) -> list[np.ndarray]:
+    """The tokens to predict of each test sample."""
+    samples = read_samples(prepared.readers["test"], range(len(prepared.readers["test"])))
+    rows = [prepared.task.collate([sample]).tensors["targets"][0].numpy() for sample in samples]
+    return [row[row != IGNORE] for row in rows]
+
+
+def test_the_test_split_is_scored_beside_the_unigram_baseline(prepared: Prepared) -> None:
+    result = prepared.evaluate()
+    names = ("accuracy", "loss", "masked_perplexity")
+    values = {metric.name: metric.value for metric in result.metrics}
+    assert list(values) == [f"{subject}/{name}" for subject in ("test", "baseline/unigram") for name in names]
+    assert {metric.protocol for metric in result.metrics} == set(result.protocols)
+    assert {metric.n for metric in result.metrics} == {sum(map(len, targets_of(prepared)))}
+    assert values["test/masked_perplexity"] == pytest.approx(math.exp(values["test/loss"]))
+
+
+def test_the_numbers_are_the_same_for_any_number_of_ranks(prepared: Prepared) -> None:
+    alone = prepared.evaluate()
+    for result in on_ranks(3, prepared.evaluate):
+        for ours, theirs in zip(result.metrics, alone.metrics, strict=True):
+            assert (ours.value, ours.stderr) == pytest.approx((theirs.value, theirs.stderr), rel=1e-5)
+
+
+def test_the_baseline_is_that_of_the_shares_in_the_train_split(prepared: Prepared) -> None:
+    train = read_samples(prepared.readers["train"], range(len(prepared.readers["train"])))
+    counts = np.bincount(
+        np.concatenate([sample["tokens"][1:] for sample in train]), minlength=prepared.task.vocabulary_size
+    ).astype(float)
+    counts[prepared.task.ordinary] += 1
+    counts[~prepared.task.ordinary] = 0
+    shares = unigram(prepared.readers["train"], prepared.task, ALONE)
+    assert shares.numpy() == pytest.approx(counts / counts.sum())
+    sums = score_unigram(prepared.readers["test"], prepared.task, shares, ALONE, batch=4)
+    wanted = np.concatenate(targets_of(prepared))
+    assert sums["nll"] == pytest.approx(-np.log(counts[wanted] / counts.sum()).sum())
+    assert sums["correct"] == (wanted == counts.argmax()).sum()
+    assert sums["clusters"] == len(prepared.readers["test"])
+
+
+def test_errors_are_those_of_ratios_over_samples() -> None:
+    tokens, correct = np.array([3.0, 5.0, 2.0, 4.0]), np.array([1.0, 4.0, 0.0, 2.0])
+    nll = np.array([9.0, 8.0, 7.0, 6.0])
+    pairs = {"nll": nll, "correct": correct}
+    sums = {"tokens": tokens.sum(), "clusters": 4.0, "tokens_tokens": (tokens**2).sum()}
+    for name, each in pairs.items():
+        sums |= {name: each.sum(), f"{name}_{name}": (each**2).sum(), f"{name}_tokens": (each * tokens).sum()}
+    got = {metric.name: (metric.value, metric.stderr) for metric in masked_metrics("test", sums, "p")}
+    for name, each in (("accuracy", correct), ("loss", nll)):
+        ratio = each.sum() / tokens.sum()
+        error = math.sqrt(((each - ratio * tokens) ** 2).sum() * 4 / 3) / tokens.sum()
+        assert got[f"test/{name}"] == pytest.approx((ratio, error))
+    loss, error = got["test/loss"]
+    assert error is not None
+    assert got["test/masked_perplexity"] == pytest.approx((math.exp(loss), error * math.exp(loss)))
+
+
+def test_examples_show_the_passage_its_hidden_tokens_and_the_guesses(prepared: Prepared) -> None:
+    tokenizer = Tokenizer.from_file(str(prepared.folder.tokenizer))
+    examples = show_examples(prepared.readers["test"], prepared.task, prepared.net, tokenizer, ALONE, examples=3)
+    assert len(examples) == 3
+    assert all(isinstance(value, str) for example in examples for value in example.values())
+    first = examples[0]
+    assert first["sample"] == "0"
+    (sample,) = read_samples(prepared.readers["test"], [0])
+    batch = prepared.task.collate([sample])
+    hidden = [tokenizer.decode([token]) for token in targets_of(prepared)[0].tolist()]
+    lines = first["hidden, and what the model put there"].split("; ")
+    assert [line.split(": ")[0] for line in lines] == [f"[{n}] {word}" for n, word in enumerate(hidden, 1)]
+    assert [f"[{n}]" in first["passage"] for n in range(1, len(hidden) + 2)] == [True] * len(hidden) + [False]
+    assert "[MASK]" not in first["passage"]
+    assert "[PAD]" not in first["passage"]
+    with torch.inference_mode():
+        right = int(prepared.task.evaluate({"model": prepared.net}, batch)["correct"])
+    assert first["right"] == f"{right} of {len(hidden)}"
