@@ -145,6 +145,6 @@ class RunConfig(Config):
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
     watching = {"validate_every_steps", "validation_samples", "log_every_steps", "checkpoint"}
-    outside: Any = {"data": {"store"}, "task": {"evaluation"}, "train": watching}
+    outside: Any = {"data": {"store"}, "task": {"evaluation", "drawing"}, "train": watching}
     outside |= dict.fromkeys(("world", "wandb", "cluster"), True)
     return run.model_dump(mode="json", exclude=outside)

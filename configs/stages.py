@@ -21,9 +21,20 @@ def train_key(run: RunConfig) -> str:
     return digest(identity(run))
 
 
-def evaluation_key(run: RunConfig) -> str:
-    """Digest of all that decides the metrics of given weights."""
-    return digest(run.task.evaluation.model_dump(mode="json"))
+def evaluation_key(run: RunConfig, folder: RunFolder) -> str:
+    """Digest of all that decides the metrics of given weights, the judge's checkpoint included where there is one."""
+    chosen = run.task.model_dump(mode="json", include={"evaluation", "drawing"})
+    judge = judge_folder(run, folder)
+    newest = steps_in(judge.train)[:1] if judge else []
+    record = judge and newest and read_record(step_folder(judge.train, newest[0]) / "complete.json")
+    return digest(chosen | ({"judge": record["digest"]} if record else {}))
+
+
+def judge_folder(run: RunConfig, folder: RunFolder) -> RunFolder | None:
+    """The run that judges this one's drawn images: beside it, or by path. None where none is named or there."""
+    name = getattr(run.task.evaluation, "judge", None)
+    places = [folder.path.parent / name, Path(name)] if name else []
+    return next((RunFolder(path) for path in places if RunFolder(path).config.is_file()), None)
 
 
 def complete(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
@@ -127,6 +138,6 @@ def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
         return None  # metrics can be taken again
     told = record.pop("digest", None)
     same = told == digest(record) and record["checkpoint"] == checkpoint["digest"]
-    if not same or record["config"] != evaluation_key(run) or not folder.samples.exists():
+    if not same or record["config"] != evaluation_key(run, folder) or not folder.samples.exists():
         return None
     return f"{len(record['metrics'])} metrics in {folder.metrics}"

@@ -25,7 +25,7 @@ from data.shards import ShardReader
 from tests.tiny import ALONE, CONFIGS, Memory, on_ranks, open_readers, shrink, write_source
 from trainer.checkpoint import Checkpointer, TrainState, weights
 from trainer.distributed import World, seed_all
-from trainer.evaluation.diffusion import evaluate, gather_first, judge_path, require_fit, wishes_in_turn
+from trainer.evaluation.diffusion import evaluate, gather_first, require_fit, wishes_in_turn
 from trainer.task import Sample
 from trainer.tasks import build_task
 from trainer.tasks.diffusion import BINS, Diffusion, level_share
@@ -286,7 +286,7 @@ def test_two_ranks_score_as_one_does(runs: Path) -> None:
 def test_without_the_judge_the_metric_is_left_out_aloud(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = scored(runs, judge="elsewhere")
     assert all("class_accuracy" not in metric.name for metric in result.metrics)
-    assert "elsewhere holds no run, so samples/class_accuracy is left out" in capsys.readouterr().out
+    assert "judge=elsewhere: there is no such run, so samples/class_accuracy is left out" in capsys.readouterr().out
     assert "recognised" not in result.samples[0]
 
 
@@ -307,12 +307,6 @@ def test_a_judge_of_other_images_or_classes_is_refused_with_both(runs: Path) -> 
         require_fit(judge, manifest.model_copy(update={"classes": ("cat", "dog")}))
     with pytest.raises(DataError, match=r"is a run of task\.kind=diffusion; name one of image_classification"):
         require_fit(open_trained(runs / "drawing", ALONE.device), manifest)
-
-
-def test_a_judge_is_a_neighbour_by_name_or_anything_by_path(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "drawing")
-    assert judge_path("judge", folder) == tmp_path / "judge"
-    assert judge_path("other/judge", folder) == Path("other/judge")
 
 
 def test_wishes_take_classes_in_turn() -> None:

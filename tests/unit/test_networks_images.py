@@ -224,7 +224,6 @@ def test_memory_stays_channels_last(name: str) -> None:
     for key, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(partial(note, key))
-            )
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     logits = network(batch.to(memory_format=torch.channels_last))
     assert [key for key, stays in seen if not stays] == []

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from configs.folder import RunFolder, digest, file_digest, write_json
+from configs.load import load
 from configs.schema import RunConfig
 from configs.stages import complete, data_key, evaluation_key, step_folder, steps_in, train_key
 from k8s.processes import killed_rank
-from tests.tiny import tiny_run
+from tests.tiny import CONFIGS, tiny_run
 
 
 def finished(folder: RunFolder, run: RunConfig) -> None:
@@ -31,7 +32,7 @@ def finished(folder: RunFolder, run: RunConfig) -> None:
     files = {"model.weights.safetensors": file_digest(last / "model.weights.safetensors")}
     record = {"step": run.train.steps, "files": files, "metrics": {}, "data": "d", "config": train_key(run)}
     write_json(last / "complete.json", record | {"digest": digest(record)})
-    metrics = {"checkpoint": digest(record), "config": evaluation_key(run), "metrics": [], "protocols": {}}
+    metrics = {"checkpoint": digest(record), "config": evaluation_key(run, folder), "metrics": [], "protocols": {}}
     write_json(folder.metrics, metrics | {"digest": digest(metrics)})
     write_json(folder.samples, [])
 
@@ -93,6 +94,21 @@ def test_strangers_in_the_train_folder_are_not_steps(folder: RunFolder, run: Run
 def test_how_often_a_run_is_looked_at_does_not_decide_its_weights():
     assert train_key(tiny_run(train__log_every_steps=7)) == train_key(tiny_run(train__log_every_steps=1))
     assert train_key(tiny_run(train__steps=70)) != train_key(tiny_run(train__steps=80))
+
+
+def test_a_judge_that_is_trained_or_trained_again_has_the_images_judged_again(tmp_path: Path):
+    path = next(str(path) for path in CONFIGS if path.stem == "demo-diffusion")
+    run, folder, judge = load([path]), RunFolder(tmp_path / "drawing"), RunFolder(tmp_path / "demo-cnn")
+    keys = [evaluation_key(run, folder)]
+    for number in range(2):
+        step_folder(judge.train, 100 + number).mkdir(parents=True)
+        write_json(step_folder(judge.train, 100 + number) / "complete.json", {"digest": str(number)})
+        judge.config.write_text("")
+        keys.append(evaluation_key(run, folder))
+    assert len(set(keys)) == 3
+    guided = load([path, "task.drawing.guidance=3"])
+    assert evaluation_key(guided, folder) not in keys
+    assert train_key(guided) == train_key(run)
 
 
 def test_the_rank_that_a_signal_ended_is_found_in_the_summary():

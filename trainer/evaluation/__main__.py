@@ -51,7 +51,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     if world.rank == 0:
         write_json(folder.cost, measure_cost(task, nets, data.readers["test"], world))
         write_json(folder.samples, list(result.samples))
-        origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run)}
+        origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run, folder)}
         written = origin | result.record()
         write_json(folder.metrics, written | {"digest": digest(written)})
         say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")

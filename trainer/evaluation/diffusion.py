@@ -3,7 +3,6 @@
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from configs.diffusion import DiffusionConfig
 from configs.errors import DataError
 from configs.folder import RunFolder
 from configs.schema import RunConfig
+from configs.stages import judge_folder
 from data.card.pictures import png
 from data.manifest import Manifest
 from data.progress import Progress, say
@@ -47,7 +47,7 @@ def evaluate(
     assert isinstance(run.task, DiffusionConfig)
     assert isinstance(task, Diffusion)
     config = run.task.evaluation
-    judge = find_judge(run.task, folder, manifest, world)
+    judge = find_judge(run, folder, manifest, world)
     sums = score_split(task, nets, readers["test"], world, batch=config.batch_images, limit=None)
     wishes = wishes_in_turn(config.images, len(manifest.classes) if run.task.conditional else 0)
     images = draw_share(run, task, nets["model"], wishes, world)
@@ -157,11 +157,13 @@ def gather_first(
 # --- the judge ---
 
 
-def find_judge(config: DiffusionConfig, folder: RunFolder, manifest: Manifest, world: World) -> Trained | None:
+def find_judge(run: RunConfig, folder: RunFolder, manifest: Manifest, world: World) -> Trained | None:
     """The run that recognises images; None, and said aloud, when there is none where the configuration says.
 
     Raises DataError when it sees images of another size or channels, or knows other classes.
     """
+    config = run.task
+    assert isinstance(config, DiffusionConfig)
     name = config.evaluation.judge
     if name is None or not config.evaluation.images:
         return None
@@ -170,23 +172,18 @@ def find_judge(config: DiffusionConfig, folder: RunFolder, manifest: Manifest, w
             "task.evaluation.judge compares drawn images with the class that was asked for, and task.conditional=false "
             "asks for none; leave the judge out"
         )
-    path = judge_path(name, folder)
-    if not RunFolder(path).config.is_file():
+    found = judge_folder(run, folder)
+    if found is None:
         if world.rank == 0:
             say(
                 "evaluate",
-                f"task.evaluation.judge={name}: {path} holds no run, so samples/class_accuracy is left out; train an "
-                "image_classification run there, then evaluate again",
+                f"task.evaluation.judge={name}: there is no such run, so samples/class_accuracy is left out; train an "
+                "image_classification run of that name beside this one, then evaluate again",
             )
         return None
-    judge = open_trained(path, world.device)
+    judge = open_trained(found.path, world.device)
     require_fit(judge, manifest)
     return judge
-
-
-def judge_path(name: str, folder: RunFolder) -> Path:
-    """A plain name is that of a folder beside this run's; anything else is a path."""
-    return folder.path.absolute().parent / name if "/" not in name else Path(name)
 
 
 def require_fit(judge: Trained, manifest: Manifest) -> None:

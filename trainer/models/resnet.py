@@ -44,7 +44,7 @@ class ResNet(nn.Module):
         self.recompute = False
         self.pooled = shape.stem == "large"
         kernel, stride = (7, 2) if self.pooled else (3, 1)
-        self.stem = ConvNormReLU(channels, shape.width, kernel, stride=stride)
+        self.stem = ConvNorm(channels, shape.width, kernel, stride=stride)
         rates = iter(depth_rates(shape.stochastic_depth, sum(shape.blocks)))
         stages, inputs = [], shape.width
         for stage, num_blocks in enumerate(shape.blocks):
@@ -69,6 +69,7 @@ class ResNet(nn.Module):
         x = self.stem(images)  # [B, width, H/2, W/2] of the large stem, [B, width, H, W] of the small
         if self.pooled:
             x = F.max_pool2d(x, 3, stride=2, padding=1)  # [B, width, H/4, W/4]
+        x = F.relu(x, inplace=True)  # after the pool: the largest are the same, and a quarter as many
         for _, block in named_blocks(self.stages):
             x = through(block, x, recompute=self.recompute)
         return self.head(self.dropout(x.mean((2, 3))))
