@@ -214,6 +214,11 @@ def load_tokenizer(path: Path, end_of_document: str) -> Tokenizer:
     return tokenizer
 
 
+def stored_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer of a prepared data set; None where there is none, as images need none."""
+    return Tokenizer.from_file(str(path)) if path.is_file() else None
+
+
 def build_tokenizer(config: TrainedTokenizer | TokenizerFile, documents: Iterable[str]) -> tuple[Tokenizer, str]:
     """The tokenizer that the config asks for, and its end-of-document token."""
     if isinstance(config, TokenizerFile):

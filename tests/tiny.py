@@ -27,7 +27,7 @@ from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, Tokeniz
 from data.packing import pack
 from data.samples import decode, encode_array
 from data.shards import ShardReader, ShardWriter
-from data.vocabulary import END_OF_DOCUMENT, train_tokenizer
+from data.vocabulary import END_OF_DOCUMENT, stored_tokenizer, train_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -344,7 +344,7 @@ def on_ranks(size: int, work: Callable[[World], Any]) -> list[Any]:
 def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Trainer:
     """All that `fit` needs, over a data set that `write_dataset` made; its tracker writes to `folder.events`."""
     data = open_dataset(run, folder)
-    task = build_task(run, data.manifest, folder.tokenizer)
+    task = build_task(run, data.manifest, stored_tokenizer(folder.tokenizer))
     seed_all(run.seed)
     engines, frozen = build_engines(task.networks(), task.turns, run, world)
     return Trainer(

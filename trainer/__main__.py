@@ -9,6 +9,7 @@ from configs.schema import RunConfig
 from configs.stages import train_key
 from data.dataset import open_dataset
 from data.progress import say
+from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -32,7 +33,7 @@ def train(run: RunConfig, folder: RunFolder) -> None:
 def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
     data = open_dataset(run, folder)
     manifest = data.manifest
-    task = build_task(run, manifest, folder.tokenizer)
+    task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
     seed_all(run.seed)
     networks = task.networks()
     checkpointer = Checkpointer(folder.train, world, {"data": manifest.digest, "config": train_key(run)})

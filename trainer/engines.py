@@ -42,7 +42,7 @@ class Engine:
         deepspeed = quiet_deepspeed()
         self.clip, self.world = run.train.clip_grad_norm, world
         self._channels_last, self._recompute = run.world.channels_last, run.world.recompute
-        arrange(network.to(world.device), run.world)
+        network.to(world.device)
         self._since, self._norms_since = freeze(network, run.train.fine_tune)
         self.thaws = any((*self._since.values(), *self._norms_since.values()))
         """Whether some layers do not learn from the start"""
@@ -54,6 +54,7 @@ class Engine:
         if world.size == 1:
             self._engine.enable_backward_allreduce = False  # the sum over one rank is a copy of every gradient
         self.module: nn.Module = self._engine.module
+        arrange(self.module, run.world)  # DeepSpeed broadcasts weights at its start as they lie in memory, row by row
         self._parameters = list(self.module.parameters())
         self._norms = norms_of(self.module)
         self.ema = Ema(self.module, run.train.ema) if run.train.ema else None

@@ -13,6 +13,7 @@ from configs.load import read
 from configs.schema import RunConfig
 from configs.stages import step_folder, steps_in, verify_checkpoint
 from data.manifest import Manifest, read_manifest
+from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import load_network
 from trainer.task import Task
 from trainer.tasks import build_task
@@ -54,7 +55,7 @@ def open_trained(path: Path, device: torch.device) -> Trained:
     manifest = read_manifest(folder.manifest).view(run.data.splits)
     if record["data"] != manifest.digest:
         raise DamageError(f"{checkpoint} was trained on other data than {folder.manifest} tells of; train again")
-    task = build_task(run, manifest, folder.tokenizer if manifest.tokenizer else None)
+    task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
     averaged = run.train.ema is not None
     nets = {
         name: load_network(checkpoint, name, network, averaged=averaged).to(device).eval().requires_grad_(False)

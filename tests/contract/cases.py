@@ -16,6 +16,7 @@ from configs.stages import data_key
 from data.manifest import Manifest, read_manifest
 from data.prepare import prepare
 from data.shards import ShardReader
+from data.vocabulary import stored_tokenizer
 from tests.tiny import CONFIGS, as_arguments, open_readers, read_samples, shrink, write_source
 from trainer.distributed import seed_all
 from trainer.task import Sample, Task
@@ -61,7 +62,11 @@ class Case:
         """The same task without the changes to samples that make training hard on purpose."""
         if getattr(self.run.task, "augment", None) is None:
             return self.task
-        return build_task(self.recipe.run(task__augment=None), self.manifest, self.folder.tokenizer)
+        return build_task(
+            self.recipe.run(task__augment=None),
+            self.manifest,
+            stored_tokenizer(stored_tokenizer(self.folder.tokenizer)),
+        )
 
 
 @cache
@@ -117,7 +122,7 @@ class Kitchen:
             folder.logs.mkdir(parents=True)
             prepare(run, folder)
         manifest = read_manifest(folder.manifest)
-        task = build_task(run, manifest, folder.tokenizer)
+        task = build_task(run, manifest, stored_tokenizer(stored_tokenizer(folder.tokenizer)))
         return Case(recipe, run, folder, manifest, open_readers(folder, manifest), task)
 
     def _source(self, run: RunConfig, raw: Path) -> str:

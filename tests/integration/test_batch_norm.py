@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def image_config(home: Path) -> Path:
-    """A small normalised network over generated images; validation comes between two checkpoints."""
+    """A small normalised network over images laid out by pixels; validation comes between two checkpoints."""
     source = {"kind": "files", "paths": [str(write_images(home / "images", side=16))], "label_field": "folder"}
     config = {
         "name": "norms",
@@ -38,7 +38,7 @@ def image_config(home: Path) -> Path:
             "log_every_steps": 1,
             "checkpoint": {"every_steps": 8, "keep": 9},
         },
-        "world": {"processes": 2, "micro_batch_samples": 4},
+        "world": {"processes": 2, "micro_batch_samples": 4, "channels_last": True},
         "wandb": {"mode": "disabled"},
     }
     path = home / "norms.yaml"

@@ -25,7 +25,7 @@ FAMILIES = ["demo-lm", "demo-mlm", "demo-cnn", "demo-diffusion"]
 
 
 def told(run: RunConfig, scratch: Path, *, classes: int | None = None) -> tuple[Plan, Outlook]:
-    outlook = look(run, RunFolder(scratch / "none"), scratch, classes=classes)
+    outlook = look(run, RunFolder(scratch / "none"), classes=classes)
     return make_plan(run, outlook), outlook
 
 
@@ -87,7 +87,7 @@ def test_flops_of_gpt2_are_six_per_parameter_and_token_and_twelve_per_score(tmp_
 def test_image_networks_cost_what_was_published(name: str, multiply_adds: float, tmp_path: Path):
     """He et al., 2016, table 1; the strides of v1.5 take 4.1 where the paper has 3.8. Of 224 x 224 pixels."""
     run = load([str(CONFIGS / "production" / f"{name}.yaml")])
-    outlook = look(run, RunFolder(tmp_path / "none"), tmp_path, classes=1000)
+    outlook = look(run, RunFolder(tmp_path / "none"), classes=1000)
     task = build_task(run, outlook.manifest)
     batch = task.collate(draw_samples(run, outlook.manifest, range(2)))
     with shapes_only():
@@ -180,7 +180,7 @@ def test_averaged_weights_count_once_more(tmp_path: Path):
 
 def test_a_network_of_eight_billion_parameters_takes_no_memory(tmp_path: Path):
     run = load([str(CONFIGS / "production" / "llama-8b.yaml")])
-    outlook = look(run, RunFolder(tmp_path / "none"), tmp_path, classes=None)
+    outlook = look(run, RunFolder(tmp_path / "none"), classes=None)
     with shapes_only():
         (network,) = build_task(run, outlook.manifest).networks().values()
     assert sum(parameter.numel() for parameter in network.parameters()) == 8_030_261_248

@@ -11,6 +11,7 @@ from configs.schema import RunConfig
 from data.manifest import Manifest, read_manifest
 from data.prepare import prepare
 from data.shards import ShardReader
+from data.vocabulary import stored_tokenizer
 from tests.tiny import ALONE, CONFIGS, WORDS, on_ranks, open_readers, read_samples, shrink
 from trainer.distributed import World, seed_all
 from trainer.evaluation.contract import Result
@@ -43,7 +44,7 @@ class Prepared:
         prepare(self.run, self.folder)
         self.manifest: Manifest = read_manifest(self.folder.manifest)
         self.readers: dict[str, ShardReader] = open_readers(self.folder, self.manifest)
-        task = build_task(self.run, self.manifest, self.folder.tokenizer)
+        task = build_task(self.run, self.manifest, stored_tokenizer(self.folder.tokenizer))
         assert isinstance(task, SequenceClassification)
         self.task = task
         seed_all(0)

@@ -12,6 +12,7 @@ from configs.schema import RunConfig
 from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
 from data.dataset import open_dataset
 from data.progress import say
+from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import load_network
 from trainer.distributed import World, seed_all
 from trainer.evaluation.contract import Result
@@ -42,7 +43,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     record = verify_checkpoint(checkpoint)
     if record["config"] != train_key(run) or record["data"] != manifest.digest:
         raise DamageError(f"{checkpoint} was not trained with this configuration on this data; train again")
-    task = build_task(run, manifest, folder.tokenizer)
+    task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
     seed_all(run.seed)
     nets = load_networks(task.networks(), folder, run, world)
     tracker = open_tracker(run, folder, "evaluate", rank=world.rank)

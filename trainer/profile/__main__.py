@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _profile(arguments: argparse.Namespace) -> int:
     run = load(arguments.config)
     folder = RunFolder(arguments.runs / (arguments.name or run.name))
-    with tempfile.TemporaryDirectory() as scratch:
-        outlook = look(run, folder, Path(scratch), classes=arguments.classes)
-        plan = make_plan(run, outlook)
+    outlook = look(run, folder, classes=arguments.classes)
+    plan = make_plan(run, outlook)
     if arguments.json:
         print(json.dumps({"run": run.name, "assumed": outlook.assumed, **plan.record()}, indent=1))
     else:

@@ -13,7 +13,7 @@ from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import data_key, read_record
 from data.manifest import SCHEMA_VERSION, ImagesRecord, Manifest, Split, TokenizerRecord, read_manifest
-from data.vocabulary import end_token, load_tokenizer, special_ids, special_tokens, vocabulary_size
+from data.vocabulary import end_token, load_tokenizer, special_ids, special_tokens, stored_tokenizer, vocabulary_size
 from trainer.task import Sample
 
 UNKNOWN_CLASSES = 1000
@@ -25,29 +25,26 @@ class Outlook:
     """What is known of a run's data."""
 
     manifest: Manifest
-    tokenizer: Path | None
+    tokenizer: Tokenizer | None
     """None for images"""
     assumed: tuple[str, ...] = ()
     """What had to be assumed, in words"""
 
 
-def look(run: RunConfig, folder: RunFolder, scratch: Path, *, classes: int | None) -> Outlook:
-    """The prepared data set or, before there is one, a sketch, whose tokenizer is written to `scratch`.
+def look(run: RunConfig, folder: RunFolder, *, classes: int | None) -> Outlook:
+    """The prepared data set or, before there is one, a sketch.
 
     Raises DamageError where the prepared manifest cannot be read, DataError for a tokenizer file that is not there.
     """
     if folder.manifest.exists() and read_record(folder.manifest).get("config") == data_key(run):
         manifest = read_manifest(folder.manifest).view(run.data.splits)
-        return Outlook(manifest, folder.tokenizer if manifest.tokenizer else None)
+        return Outlook(manifest, stored_tokenizer(folder.tokenizer))
     assumed = ["the data is not prepared: its sizes are those that the configuration asks for"]
     if classes is None:
         assumed.append(f"{UNKNOWN_CLASSES:,} classes, where the task has any; --classes N says otherwise")
     tokenizer = stand_in(run.data) if isinstance(run.data, TextData) else None
     manifest = sketch(run, tokenizer, classes=UNKNOWN_CLASSES if classes is None else classes)
-    if tokenizer is None:
-        return Outlook(manifest, None, tuple(assumed))
-    tokenizer.save(str(scratch / "tokenizer.json"))
-    return Outlook(manifest, scratch / "tokenizer.json", tuple(assumed))
+    return Outlook(manifest, tokenizer, tuple(assumed))
 
 
 def stand_in(data: TextData) -> Tokenizer:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
@@ -44,15 +43,12 @@ FAMILIES = {
 }
 
 
-def build_task(run: RunConfig, manifest: Manifest, tokenizer: Path | None = None) -> Task:
-    """The run's task over this data set. Without the file `tokenizer` it can build networks, but no batches of text
-    that need it: of whole words, or with a prompt."""
+def build_task(run: RunConfig, manifest: Manifest, tokenizer: Any = None) -> Task:
+    """The run's task over this data set. Without its tokenizer it can build networks, but no batches of text that need
+    it: of whole words, or with a prompt."""
     family = FAMILIES[run.task.kind]
-    if not family.reads_tokenizer or tokenizer is None:
-        return _find(family.task)(run.task, manifest)
-    from tokenizers import Tokenizer  # the other families do without
-
-    return _find(family.task)(run.task, manifest, Tokenizer.from_file(str(tokenizer)))
+    more = (tokenizer,) if family.reads_tokenizer and tokenizer is not None else ()
+    return _find(family.task)(run.task, manifest, *more)
 
 
 def evaluation_of(run: RunConfig) -> Any:
