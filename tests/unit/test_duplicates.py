@@ -56,7 +56,8 @@ def test_any_text_has_a_key_and_a_signature():
 
 def test_signatures_are_the_same_in_every_process():
     program = (
-        "from data.view.duplicates import *; s = Signer(NearDuplicates(permutations=16)); print(s.sign('To be, or not'))"
+        "from data.view.duplicates import *; "
+        "s = Signer(NearDuplicates(permutations=16)); print(s.sign('To be, or not'))"
     )
     seen = {
         subprocess.run(
