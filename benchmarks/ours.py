@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from benchmarks.harness import Round, Stopwatch
+from configs.dataset import TextData
 from configs.folder import RunFolder
 from configs.load import read
 from configs.stages import train_key
@@ -67,6 +68,7 @@ class Trainworks:
         losses = [event["train/loss"] for event in read_events(folder.events) if event["event"] == "step"]
         weights = folder.path / "ours.safetensors"
         save_file(self.engine.state()["weights"], weights)
+        assert isinstance(self.run.data, TextData)
         tokens = self.run.train.steps * self.run.train.global_batch_samples * self.run.data.block_tokens
         outputs = {"losses": losses, "weights": str(weights), "start": str(folder.path / "start.safetensors")}
         return Round(tokens, finish.watch.seconds, finish.watch.cpu_s, outputs)

@@ -70,7 +70,7 @@ class _Steps(Config):
 class LinearNoise(_Steps):
     """Variances in equal steps (Ho et al., 2020)."""
 
-    rules: ClassVar = (rules.variances_rise,)
+    rules: ClassVar = (rules.variances_rise, rules.signal_is_left)
 
     kind: Literal["linear"]
     beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-4

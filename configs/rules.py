@@ -165,6 +165,17 @@ def variances_rise(noise: Any) -> str | None:
     return f"beta_first={noise.beta_first:g} must be below beta_last={noise.beta_last:g}"
 
 
+def signal_is_left(noise: Any) -> str | None:
+    points = [noise.beta_first + (noise.beta_last - noise.beta_first) * place / 100 for place in range(101)]
+    signal = noise.steps * sum(math.log1p(-beta) for beta in points) / len(points)
+    if signal > -80:  # the usual 1000 steps leave exp(-10)
+        return None
+    return (
+        f"steps={noise.steps} of variances up to beta_last={noise.beta_last:g} leave exp({signal:.0f}) of the signal, "
+        f"which no float holds; try beta_last={max(1.01 * noise.beta_first, 20 / noise.steps):.2g}"
+    )
+
+
 def sigmas_rise(noise: Any) -> str | None:
     if noise.sigma_min < noise.sigma_max:
         return None
@@ -290,6 +301,23 @@ def pairs_stay_together(run: Any) -> str | None:
         return None
     micro = run.world.micro_batch_samples
     return f"mixup and cutmix pair neighbours: world.micro_batch_samples={micro} must be even; try {micro + 1}"
+
+
+def batches_have_statistics(run: Any) -> str | None:
+    if run.world.micro_batch_samples > 1 or not getattr(run.task.model, "batch_statistics", False):
+        return None
+    return (
+        f"task.model.kind={run.task.model.kind} normalises over the samples of a micro-batch, and "
+        "world.micro_batch_samples=1 gives it one; try 2"
+    )
+
+
+def frozen_body_is_learned(run: Any) -> str | None:
+    fine_tune = run.train.fine_tune
+    frozen = fine_tune is not None and fine_tune.frozen and fine_tune.unfreeze_every_steps is None
+    if not frozen or run.task.model.init_from is not None:
+        return None
+    return "train.fine_tune.frozen=true keeps the body as it was drawn; set task.model.init_from, or frozen=false"
 
 
 def resolutions_change_between_steps(run: Any) -> str | None:

@@ -123,6 +123,8 @@ class RunConfig(Config):
         rules.image_sides_fit,
         rules.pairs_stay_together,
         rules.resolutions_change_between_steps,
+        rules.batches_have_statistics,
+        rules.frozen_body_is_learned,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]

@@ -22,12 +22,12 @@ def train_key(run: RunConfig) -> str:
 
 
 def evaluation_key(run: RunConfig, folder: RunFolder) -> str:
-    """Digest of all that decides the metrics of given weights, the judge's checkpoint included where there is one."""
+    """Digest of all that decides the metrics of given weights, with a judge's newest checkpoint if there is one."""
     chosen = run.task.model_dump(mode="json", include={"evaluation", "drawing"})
     judge = judge_folder(run, folder)
-    newest = steps_in(judge.train)[:1] if judge else []
-    record = judge and newest and read_record(step_folder(judge.train, newest[0]) / "complete.json")
-    return digest(chosen | ({"judge": record["digest"]} if record else {}))
+    for step in steps_in(judge.train)[:1] if judge else []:
+        chosen["judge"] = read_record(step_folder(judge.train, step) / "complete.json")["digest"]
+    return digest(chosen)
 
 
 def judge_folder(run: RunConfig, folder: RunFolder) -> RunFolder | None:

@@ -8,6 +8,9 @@ from configs.dataset import Config, Count, Fraction, Name, Positive, Share
 
 
 class _NetworkConfig(Config):
+    batch_statistics: ClassVar = False
+    """Whether the network always normalises over the samples of a batch"""
+
     init_from: Name | None = None
     """A run folder, or a folder in Hugging Face's layout, whose body this run starts from; the head is drawn anew where
     the classes differ. Weights are drawn anew when not given"""
@@ -62,6 +65,8 @@ class VGGConfig(_NetworkConfig):
 class GoogLeNetConfig(_NetworkConfig):
     """GoogLeNet, Inception v1 (Szegedy et al., 2015), normalised, with auxiliary heads."""
 
+    batch_statistics: ClassVar = True
+
     kind: Literal["googlenet"]
     width_factor: Positive = 1.0
     """Multiplies the maps of every layer"""
@@ -74,6 +79,8 @@ class GoogLeNetConfig(_NetworkConfig):
 class InceptionResNetConfig(_NetworkConfig):
     """Inception-ResNet-v2 (Szegedy et al., 2017)."""
 
+    batch_statistics: ClassVar = True
+
     kind: Literal["inception_resnet"]
     blocks: tuple[Count, Count, Count] = (10, 20, 10)
     """Residual blocks of each of the three grids"""
@@ -85,6 +92,8 @@ class InceptionResNetConfig(_NetworkConfig):
 
 class ResNetConfig(_NetworkConfig):
     """A residual network (He et al., 2016), its strides in the 3 x 3 convolutions (v1.5)."""
+
+    batch_statistics: ClassVar = True
 
     kind: Literal["resnet"]
     preset: Literal["laptop", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "resnet-152"] | None = None
@@ -107,6 +116,8 @@ class ResNetConfig(_NetworkConfig):
 
 class DenseNetConfig(_NetworkConfig):
     """A densely connected network (Huang et al., 2017), DenseNet-BC."""
+
+    batch_statistics: ClassVar = True
 
     kind: Literal["densenet"]
     preset: Literal["densenet-121", "densenet-161", "densenet-169", "densenet-201", "densenet-264"] | None = None

@@ -168,10 +168,11 @@ def freeze(
     since = {name: first_update(name, parts, config) for name, _ in network.named_parameters()}
     for name, parameter in learning.items():
         parameter.requires_grad_(since[name] < math.inf)
-    if not any(p.requires_grad for p in learning.values()):
+    if not any(since[name] == 0 for name in learning):
+        setting = "frozen=true" if config.frozen else "unfreeze_every_steps"
         raise ConfigError(
-            "train.fine_tune.frozen=true leaves nothing to learn: the head has no weights but those it shares with the "
-            "embedding; set task.model.tied_embeddings=false, or frozen=false"
+            f"train.fine_tune.{setting} leaves nothing to learn at the start: the head has no weights but those it "
+            f"shares with the embedding; set task.model.tied_embeddings=false, or leave {setting.partition('=')[0]} out"
         )
     modules = {module: name for name, module in network.named_modules()}
     return (

@@ -119,9 +119,8 @@ def read_layout(path: Path, network: nn.Module, manifest: Manifest) -> Source:
 
     if not is_layout(path):
         raise ConfigError(f"task.model.init_from={path} holds neither a run nor a model in a layout that is known")
-    labels = read_record(path / "config.json").get("id2label", {})
-    names = names_of(manifest)
-    same = not names or [labels[key] for key in sorted(labels, key=int)] == names
+    labels, names = read_record(path / "config.json").get("id2label"), names_of(manifest)
+    same = not names or labels == {str(number): name for number, name in enumerate(names)}
     files = {file.name: file_digest(file) for file in sorted(path.glob("*.safetensors"))}
     return Source(path, read_tensors_for(path, network), None, digest(files), same)
 

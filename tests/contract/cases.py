@@ -65,7 +65,7 @@ class Case:
         return build_task(
             self.recipe.run(task__augment=None),
             self.manifest,
-            stored_tokenizer(stored_tokenizer(self.folder.tokenizer)),
+            stored_tokenizer(self.folder.tokenizer),
         )
 
 
@@ -122,7 +122,7 @@ class Kitchen:
             folder.logs.mkdir(parents=True)
             prepare(run, folder)
         manifest = read_manifest(folder.manifest)
-        task = build_task(run, manifest, stored_tokenizer(stored_tokenizer(folder.tokenizer)))
+        task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
         return Case(recipe, run, folder, manifest, open_readers(folder, manifest), task)
 
     def _source(self, run: RunConfig, raw: Path) -> str:

@@ -63,8 +63,8 @@ def test_the_explanation_has_a_line_with_a_meaning_for_every_field(path: Path):
 
 
 def test_every_preset_of_a_published_shape_has_a_production_file():
-    used = {(run.task.model.kind, run.task.model.preset) for run in map(load, ([str(path)] for path in PRODUCTION))
-            if getattr(run.task.model, "preset", None)}  # fmt: skip
+    models = [load([str(path)]).task.model for path in PRODUCTION]
+    used = {(model.kind, preset) for model in models if (preset := getattr(model, "preset", None))}
     assert used == {(kind, name) for kind, names in PRESETS.items() for name in names if name != "laptop"}
 
 

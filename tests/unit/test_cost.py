@@ -20,7 +20,7 @@ def test_cost_tells_parameters_flops_and_times_of_a_pass(tmp_path: Path):
     task = build_task(run, manifest)
     nets = {name: net.eval() for name, net in task.networks().items()}
     cost = measure_cost(task, nets, open_readers(folder, manifest)["test"], ALONE)
-    plan = make_plan(run, look(run, folder, tmp_path, classes=None))
+    plan = make_plan(run, look(run, folder, classes=None))
     assert cost["parameters"] == plan.networks["model"].parameters
     assert cost["flops_per_sample"] == plan.forward_flops
     assert list(cost["latency_ms"]) == ["1", "32"]

@@ -113,9 +113,11 @@ def test_a_share_of_labels_is_hidden_and_a_half_of_images_mirrored_in_training_a
     assert hidden.double().mean() == pytest.approx(0.3, abs=0.08)
     assert mirrored.double().mean() == pytest.approx(0.5, abs=0.08)
     task.loss("model", {"model": network}, batch)
+    assert network.asked[2] is not None
     assert torch.equal(network.asked[2] == 3, hidden)
     trained_on = network.asked[0]
     task.evaluate({"model": network}, batch)
+    assert network.asked[2] is not None
     assert torch.equal(network.asked[2], batch.tensors["labels"])
     same = (network.asked[0] == trained_on).flatten(1).all(1)
     assert torch.equal(same, ~mirrored)

@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from configs.errors import ConfigError
 from tests.tiny import ALONE, tiny_run, without_deepspeed
 from trainer.engines import Engine, freeze_all_but
+from trainer.models.heads import LanguageHead
+from trainer.models.transformer import Transformer
 
 OPTIMIZERS = {
     "adamw": "{kind: adamw, learning_rate: 0.01}",
@@ -50,7 +52,9 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def engine(seed: int = 0, **overrides: object) -> Engine:
     torch.manual_seed(seed)
-    run = tiny_run(world__micro_batch_samples=16, train__global_batch_samples=16, **overrides)
+    run = tiny_run(
+        world__micro_batch_samples=16, train__global_batch_samples=16, task__model__init_from="elsewhere", **overrides
+    )
     return Engine(Convolutional(), run, ALONE)
 
 
@@ -119,7 +123,16 @@ def test_a_frozen_network_without_a_head_of_its_own_is_refused() -> None:
     network = Convolutional()
     network.head.requires_grad_(False)
     with pytest.raises(ConfigError, match="leaves nothing to learn"):
-        Engine(network, tiny_run(train__fine_tune="{frozen: true}"), ALONE)
+        Engine(network, tiny_run(task__model__init_from="elsewhere", train__fine_tune="{frozen: true}"), ALONE)
+
+
+def test_gradual_unfreezing_needs_a_head_of_its_own() -> None:
+    """A language model's head with tied embeddings is the embedding, which thaws last."""
+    run = tiny_run(train__fine_tune="{unfreeze_every_steps: 2}")
+    vocabulary = LanguageHead(run.task.model, vocabulary_size=16)  # type: ignore[arg-type]  # a decoder's shape
+    network = Transformer(run.task.model, vocabulary_size=16, context_tokens=8, head=vocabulary)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unfreeze_every_steps leaves nothing to learn at the start"):
+        Engine(network, run, ALONE)
 
 
 def test_layers_thaw_from_the_head_down_as_a_function_of_the_update_alone() -> None:

@@ -12,7 +12,7 @@ from configs.dataset import TextData, TokenizerFile
 from configs.errors import ConfigError
 from configs.language import LanguageEvaluation
 from configs.load import differences, dump, explain, load, read
-from configs.optimisation import ConstantSchedule, CosineSchedule, InverseSchedule
+from configs.optimisation import AdamWConfig, ConstantSchedule, CosineSchedule, InverseSchedule
 from tests.corpus import COMPLETE
 
 
@@ -128,7 +128,9 @@ def test_later_layers_win_key_by_key(tmp_path: Path):
 
 
 def test_a_list_is_replaced_whole():
-    assert load([str(COMPLETE), "train.optimizer.betas=[0.8, 0.9]"]).train.optimizer.betas == (0.8, 0.9)
+    optimizer = load([str(COMPLETE), "train.optimizer.betas=[0.8, 0.9]"]).train.optimizer
+    assert isinstance(optimizer, AdamWConfig)
+    assert optimizer.betas == (0.8, 0.9)
 
 
 def test_null_removes_an_optional_section():

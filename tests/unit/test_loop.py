@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from configs.errors import Stopped
 from configs.folder import RunFolder
+from configs.optimisation import AdamWConfig
 from configs.schema import RunConfig
 from configs.stages import step_folder, steps_in
 from data.manifest import Manifest
@@ -109,6 +110,7 @@ def plain_loop(run: RunConfig, folder: RunFolder) -> list[dict[str, float]]:
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     config = run.train.optimizer
+    assert isinstance(config, AdamWConfig)
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         betas=config.betas,

@@ -25,6 +25,11 @@ def refusal(*arguments: str) -> str:
     [
         (DIFFUSION, "task.noise={kind: linear, steps: 0}", "task.noise.steps: input should be greater than"),
         (DIFFUSION, "task.noise={kind: linear, beta_first: 0.03}", "beta_first=0.03 must be below beta_last=0.02"),
+        (
+            DIFFUSION,
+            "task.noise={kind: linear, steps: 100000}",
+            "leave exp(-1012) of the signal, which no float holds; try",
+        ),
         (DIFFUSION, "task.noise={kind: edm, sigma_min: 90}", "sigma_min=90 must be below sigma_max=80"),
         (DIFFUSION, "data.images.height=27", "data.images.height=27 must be a multiple of task.model's 2 ** (levels"),
         (
@@ -74,6 +79,11 @@ def test_a_diffusion_model_that_cannot_run_is_refused(task: str, override: str, 
         (["train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: true}"], "needs a momentum above 0"),
         (["train.fine_tune={frozen: true, unfreeze_every_steps: 10}"], "frozen=true keeps the body as it is"),
         (["train.ema={}"], "ema needs a decay or a power"),
+        (["train.fine_tune={frozen: true}"], "keeps the body as it was drawn; set task.model.init_from"),
+        (
+            ["task.model={kind: resnet}", "world.micro_batch_samples=1", "world.processes=1"],
+            "task.model.kind=resnet normalises over the samples of a micro-batch",
+        ),
         (["train.ema={decay: 0.9, power: 0.05}"], "ema needs a decay or a power"),
         (["task.model.kind=resnett"], "did you mean 'resnet'?"),
     ],

@@ -331,6 +331,7 @@ def test_a_byte_order_mark_and_an_encoding_must_agree(files: Folder, encoding: s
     path.write_bytes(text.encode(encoding))
     if fits:
         (record,) = files.records(path, encodings=tried)
+        assert isinstance(record.content, str)
         assert record.content.removeprefix("\ufeff") == text
     else:
         assert "is not UTF-8, and cp1252 did not fit either" in files.refusal(path, encodings=tried)

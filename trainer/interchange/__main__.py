@@ -43,6 +43,10 @@ def export(path: Path, target: Path, *, raw: bool) -> str:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise UserError(f"{path} holds no run.yaml; give a run folder, such as runs/NAME")
+    if target.exists():
+        raise UserError(f"{target} exists; name a new folder")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"{target}: there is no folder {target.absolute().parent} to put it into")
     run = read(folder.config)
     manifest = read_manifest(folder.manifest)
     steps = steps_in(folder.train)
@@ -63,7 +67,9 @@ def export(path: Path, target: Path, *, raw: bool) -> str:
         classes=manifest.tags if isinstance(network.head, TokenHead) else manifest.classes,
     )
     weights = "averaged weights" if averaged else "weights"
-    return f"{target}: {architecture} with the {weights} of step {steps[0]}"
+    prompt = getattr(run.task, "prompt", "")
+    note = f"; it was trained with {prompt!r} before each text, which is yours to put there" if prompt else ""
+    return f"{target}: {architecture} with the {weights} of step {steps[0]}{note}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.errors import ConfigError
-from configs.folder import sync, write_json
+from configs.folder import sync, write_atomic, write_json
 from data.manifest import TokenizerRecord
 from trainer.interchange.bert import BERT
 from trainer.interchange.gpt2 import GPT2
@@ -119,6 +119,16 @@ def tokenizer_config(special: Mapping[str, str | None], context_tokens: int) -> 
     }
 
 
+def surrounding(network: Transformer, special: Mapping[str, int], texts: Mapping[str, str | None]) -> Any:
+    """What stands around a text, as in training: its end, and for a class of the whole the first token."""
+    from tokenizers.processors import TemplateProcessing
+
+    first = ["class" if "class" in special else "end"] if isinstance(network.head, ClassHead) else []
+    used = dict.fromkeys([*first, "end"])
+    template = [str(texts[name]) for name in first] + ["$A", str(texts["end"])]
+    return TemplateProcessing(single=template, special_tokens=[(str(texts[name]), special[name]) for name in used])
+
+
 def write_layout(
     network: Transformer, target: Path, *, tokenizer: Path, record: TokenizerRecord, classes: Sequence[str] = ()
 ) -> str:
@@ -137,11 +147,12 @@ def write_layout(
     write_json(part / CONFIG, config_for(network, family, architecture, record, classes))
     save_file(theirs_of(network, family, architecture), part / WEIGHTS, metadata={"format": "pt"})
     sync(part / WEIGHTS)
-    shutil.copyfile(tokenizer, part / "tokenizer.json")
-    sync(part / "tokenizer.json")
     loaded = Tokenizer.from_file(str(tokenizer))
     special = {"end": record.end_of_document_id} | record.special
     texts = {name: loaded.id_to_token(number) for name, number in special.items()}
+    if family is BERT:
+        loaded.post_processor = surrounding(network, special, texts)
+    write_atomic(part / "tokenizer.json", loaded.to_str(pretty=True))
     write_json(part / "tokenizer_config.json", tokenizer_config(texts, network.context_tokens))
     os.rename(part, target)
     sync(target.parent)

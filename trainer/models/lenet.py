@@ -13,7 +13,7 @@ GRID = 5
 
 
 class LeNetShape(Protocol):
-    """What the network needs to know, read-only; `configs.schema.LeNetConfig` is one."""
+    """What the network needs to know, read-only; `configs.vision.LeNetConfig` is one."""
 
     @property
     def width_factor(self) -> int: ...

@@ -57,8 +57,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     for name in ("number", "columns"):
         if options.get(name, 1) < 1:
             raise UserError(f"--{name} {options[name]}: it must be at least 1")
-    if options.get("seed", 0) < 0:
-        raise UserError(f"--seed {options['seed']}: it must not be negative")
+    if not 0 <= options.get("seed", 0) < 2**32:
+        raise UserError(f"--seed {options['seed']}: it must be from 0 to {2**32 - 1}")
     if (output := arguments.output) is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"--output {output}: name a file in a folder that is there")
 

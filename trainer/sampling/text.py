@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -55,7 +56,7 @@ def write(trained: Trained, settings: SamplingConfig, number: int, seed: int) ->
     tokenizer = Tokenizer.from_file(str(trained.folder.tokenizer))
     end = trained.manifest.text.end_of_document_id
     texts = []
-    for prompt in settings.prompts:
+    for place, prompt in enumerate(settings.prompts):
         ids = tokenizer.encode(prompt, add_special_tokens=False).ids
         for again in range(number):
             following = generate(
@@ -64,7 +65,12 @@ def write(trained: Trained, settings: SamplingConfig, number: int, seed: int) ->
                 settings,
                 context_tokens=trained.manifest.block_tokens,
                 end=end,
-                generator=torch.Generator(trained.device).manual_seed(seed + again),
+                generator=torch.Generator(trained.device).manual_seed(stream(seed, place, again)),
             )
             texts.append(prompt + tokenizer.decode(following))
     return texts
+
+
+def stream(seed: int, prompt: int, number: int) -> int:
+    """The seed of one text, another for each."""
+    return int(np.random.SeedSequence((seed, prompt, number)).generate_state(1, np.uint32)[0])
