@@ -222,6 +222,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tokenizer
     return path, record
 
 
+AROUND = {
+    "BertForMaskedLM": ["[SEP]"],
+    "BertForTokenClassification": ["[SEP]"],
+    "BertForSequenceClassification": ["[CLS]", "[SEP]"],
+}
+"""What stood around a text in training: its end, and before a text that is classified the class token"""
+
+
+def plain(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_ours_has_the_same_logits_in_transformers(
     name: str, tokenizer: tuple[Path, TokenizerRecord], tmp_path: Path
@@ -242,6 +254,8 @@ def test_ours_has_the_same_logits_in_transformers(
     loaded = AutoTokenizer.from_pretrained(target)
     assert loaded("the king of rivers", add_special_tokens=False)["input_ids"]
     assert (loaded.pad_token, loaded.mask_token, loaded.eos_token) == ("[PAD]", "[MASK]", "[SEP]")
+    around = loaded.convert_ids_to_tokens(set(loaded("the king")["input_ids"]) - set(plain(loaded, "the king")))
+    assert sorted(around) == AROUND.get(architecture, [])
     assert sum(p.numel() for p in theirs.parameters()) - sum(p.numel() for p in ours.parameters()) in (
         0,
         5 * WIDTH if architecture.startswith("StableLm") else 0,  # biases of its norms, all zero
