@@ -25,8 +25,9 @@ def evaluation_key(run: RunConfig, folder: RunFolder) -> str:
     """Digest of all that decides the metrics of given weights, with a judge's newest checkpoint if there is one."""
     chosen = run.task.model_dump(mode="json", include={"evaluation", "drawing"})
     judge = judge_folder(run, folder)
-    for step in steps_in(judge.train)[:1] if judge else []:
-        chosen["judge"] = read_record(step_folder(judge.train, step) / "complete.json")["digest"]
+    if judge is not None:
+        for step in steps_in(judge.train)[:1]:
+            chosen["judge"] = read_record(step_folder(judge.train, step) / "complete.json")["digest"]
     return digest(chosen)
 
 

@@ -2,19 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EDMDPMSolverMultistepScheduler,
-    EDMEulerScheduler,
-    HeunDiscreteScheduler,
-)
 from torch import Tensor, nn
 
 from configs.diffusion import CosineNoise, DrawingConfig, EdmNoise, LinearNoise
@@ -32,6 +25,7 @@ from trainer.diffusion.pictures import grid
 from trainer.diffusion.samplers import DETERMINISTIC, Found, ddim, ddpm, dpm_solver, heun
 from trainer.diffusion.schedules import Noise, StepNoise, build_noise
 
+THEIRS: Any = import_module("diffusers")  # whose types say less than what it takes
 SHAPE = (1, 4, 4)
 ALONE = torch.device("cpu")
 
@@ -92,7 +86,7 @@ TARGETS = [("epsilon", "epsilon"), ("x0", "sample"), ("v", "v_prediction")]
 def test_a_step_of_ddpm_is_that_of_diffusers(target: str, theirs: str, learned: bool, step: int, below: int) -> None:
     noise = steps_of(target, learned_variance=learned)
     kind = "learned_range" if learned else "fixed_small"
-    scheduler = exact(DDPMScheduler(prediction_type=theirs, clip_sample=False, variance_type=kind))
+    scheduler = exact(THEIRS.DDPMScheduler(prediction_type=theirs, clip_sample=False, variance_type=kind))
     scheduler.set_timesteps(timesteps=[step, below])
     x, output = random(1), random(2)
     if learned:
@@ -107,7 +101,7 @@ def test_a_step_of_ddpm_is_that_of_diffusers(target: str, theirs: str, learned: 
 @pytest.mark.parametrize(("target", "theirs"), TARGETS)
 def test_steps_of_ddim_are_those_of_diffusers(target: str, theirs: str) -> None:
     noise = steps_of(target)
-    scheduler = exact(DDIMScheduler(prediction_type=theirs, clip_sample=False))
+    scheduler = exact(THEIRS.DDIMScheduler(prediction_type=theirs, clip_sample=False))
     scheduler.set_timesteps(50)
     x, output = random(1), random(2)
     for step, below in ((980, 960), (20, 0)):
@@ -122,7 +116,7 @@ def test_steps_of_ddim_are_those_of_diffusers(target: str, theirs: str) -> None:
 @pytest.mark.parametrize(("target", "theirs"), TARGETS)
 def test_three_steps_of_dpm_solver_are_those_of_diffusers(target: str, theirs: str) -> None:
     noise = steps_of(target)
-    scheduler = DPMSolverMultistepScheduler(prediction_type=theirs, final_sigmas_type="zero")
+    scheduler = THEIRS.DPMSolverMultistepScheduler(prediction_type=theirs, final_sigmas_type="zero")
     steps = [900, 500, 100]
     scheduler.set_timesteps(timesteps=steps)
     outputs, x = [random(seed) for seed in (2, 3, 4)], random(1)
@@ -136,7 +130,7 @@ def test_three_steps_of_dpm_solver_are_those_of_diffusers(target: str, theirs: s
 @pytest.mark.parametrize(("target", "theirs"), TARGETS[:1] + TARGETS[2:])
 def test_steps_of_heun_are_those_of_diffusers(target: str, theirs: str) -> None:
     noise = steps_of(target)
-    scheduler = HeunDiscreteScheduler(beta_start=1e-4, beta_end=0.02, prediction_type=theirs)
+    scheduler = THEIRS.HeunDiscreteScheduler(beta_start=1e-4, beta_end=0.02, prediction_type=theirs)
     scheduler.set_timesteps(3)
     scheduler.sigmas = scheduler.sigmas.double()  # so that their differences are exact
     sigmas = [*scheduler.sigmas[[0, 2, 4]].tolist(), 0.0]
@@ -148,7 +142,7 @@ def test_steps_of_heun_are_those_of_diffusers(target: str, theirs: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "scheduler"), [(ddim, EDMEulerScheduler), (dpm_solver, EDMDPMSolverMultistepScheduler)]
+    ("sampler", "scheduler"), [(ddim, THEIRS.EDMEulerScheduler), (dpm_solver, THEIRS.EDMDPMSolverMultistepScheduler)]
 )
 def test_edm_steps_are_those_of_diffusers(sampler: Any, scheduler: Any) -> None:
     noise = build_noise(EdmNoise(kind="edm"))

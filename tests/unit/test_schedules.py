@@ -1,11 +1,11 @@
 """Noise levels, targets, weights and the learned variance, against closed forms and diffusers' schedulers."""
 
 import math
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from torch import Tensor
 
 from configs.diffusion import CosineNoise, EdmNoise, LinearNoise
@@ -28,6 +28,7 @@ from trainer.diffusion.targets import (
     wanted,
 )
 
+THEIRS: Any = import_module("diffusers")  # whose types say less than what it takes
 LINEAR, COSINE, EDM = LinearNoise(kind="linear"), CosineNoise(kind="cosine"), EdmNoise(kind="edm")
 IMAGES = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
 NOISE = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -42,7 +43,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     ("betas", "schedule"), [(linear_betas(LINEAR), "linear"), (cosine_betas(COSINE), "squaredcos_cap_v2")]
 )
 def test_variances_are_those_of_diffusers(betas: Tensor, schedule: str) -> None:
-    theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule=schedule)
+    theirs = THEIRS.DDPMScheduler(num_train_timesteps=1000, beta_schedule=schedule)
     close(betas, theirs.betas)
     close(torch.cumprod(1 - betas, 0), theirs.alphas_cumprod)
 
@@ -79,7 +80,7 @@ def test_visited_levels_hold_the_highest_and_the_lowest_and_end_in_zero() -> Non
 
 
 def test_edm_visits_and_scales_as_diffusers() -> None:
-    noise, theirs = LogNormalNoise(EDM), EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
+    noise, theirs = LogNormalNoise(EDM), THEIRS.EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
     theirs.set_timesteps(18)
     visited = noise.visited(18)
     close(torch.tensor(visited), theirs.sigmas)
@@ -87,7 +88,7 @@ def test_edm_visits_and_scales_as_diffusers() -> None:
     for sigma in visited[:-1]:
         scales = noise.scales(torch.tensor(sigma, dtype=torch.float64))
         close(NOISE * scales.inside, theirs.precondition_inputs(NOISE, sigma))
-        for each in (theirs, EDMDPMSolverMultistepScheduler(sigma_data=0.5)):
+        for each in (theirs, THEIRS.EDMDPMSolverMultistepScheduler(sigma_data=0.5)):
             close(scales.skip * NOISE + scales.out * IMAGES, each.precondition_outputs(NOISE, IMAGES, sigma))
 
 
@@ -109,7 +110,7 @@ def test_the_wanted_output_gives_back_the_image(target: Any) -> None:
 
 @pytest.mark.parametrize(("target", "theirs"), [("epsilon", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
 def test_the_image_in_an_output_is_what_diffusers_finds(target: Any, theirs: str) -> None:
-    scheduler = DDPMScheduler(prediction_type=theirs, clip_sample=False)
+    scheduler = THEIRS.DDPMScheduler(prediction_type=theirs, clip_sample=False)
     sigmas = sigmas_of(linear_betas(LINEAR))
     for step in (0, 400, 999):
         scales = step_scales(sigmas[step], target)
@@ -137,7 +138,7 @@ def test_min_snr_weights_are_those_of_the_paper(target: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
 def test_the_two_variances_of_a_step_are_those_of_diffusers(kind: str) -> None:
-    scheduler = DDPMScheduler(variance_type=kind)
+    scheduler = THEIRS.DDPMScheduler(variance_type=kind)
     sigmas, signal = sigmas_of(linear_betas(LINEAR)), torch.cumprod(1 - linear_betas(LINEAR), 0)
     for step in (1, 20, 999):
         ours = step_variances(sigmas[step], sigmas[step - 1])[kind == "fixed_large"]
