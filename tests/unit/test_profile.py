@@ -162,7 +162,15 @@ def test_optimizer_state_is_that_of_a_real_step(optimizer: str):
 
 
 def test_frozen_layers_get_no_gradient_and_no_optimizer_state(tmp_path: Path):
-    plan, _ = told(small("demo-lm", train__fine_tune="{frozen: true}", task__model__tied_embeddings="false"), tmp_path)
+    plan, _ = told(
+        small(
+            "demo-lm",
+            task__model__init_from="elsewhere",
+            train__fine_tune="{frozen: true}",
+            task__model__tied_embeddings="false",
+        ),
+        tmp_path,
+    )
     network = plan.networks["model"]
     assert 0 < network.trained < network.parameters
     assert network.trained + network.frozen == network.parameters
