@@ -16,9 +16,10 @@ from configs.schema import RunConfig, WorldConfig
 from trainer.checkpoint import load_weights, weights
 from trainer.distributed import World
 from trainer.ema import Ema
+from trainer.models.residual import statistics_kept
 from trainer.optim import build_optimizer
 from trainer.parts import first_update, parts_of
-from trainer.statistics import held, norms_of, share_statistics
+from trainer.statistics import norms_of, share_statistics
 
 
 def deepspeed_config(run: RunConfig) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradient; DeepSpeed divides by accumulation and averages over ranks at the boundary."""
-        with held(self._norms) if self._recompute else contextlib.nullcontext():
+        with statistics_kept(self.module) if self._recompute else contextlib.nullcontext():
             self._engine.backward(loss)
 
     def step(self, learning_rate: float, update: int) -> Tensor | None:

@@ -1,7 +1,6 @@
 """Running statistics of batch norms: the same on every rank after each update, so that they depend on samples alone."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +30,6 @@ def share_statistics(norms: Sequence[nn.Module], world: World) -> None:
     for norm, new_mean, new_variance in zip(learning, mean.split(sizes), variance.split(sizes), strict=True):
         _buffer(norm, "running_mean").copy_(new_mean)
         _buffer(norm, "running_var").copy_(new_variance)
-
-
-@contextlib.contextmanager
-def held(norms: Sequence[nn.Module]) -> Iterator[None]:
-    """Statistics stay as they are: what is computed again in a backward pass was counted in the forward pass."""
-    own = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None  # type: ignore[assignment]
-    yield
-    for norm, momentum, batches in own:
-        norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def _buffer(norm: nn.Module, name: str) -> Tensor:

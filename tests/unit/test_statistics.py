@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from tests.tiny import ALONE, on_ranks
 from trainer.distributed import World
-from trainer.statistics import held, norms_of, share_statistics
+from trainer.models.residual import statistics_kept
+from trainer.statistics import norms_of, share_statistics
 
 
 def batch(rank: int, features: int) -> Tensor:
@@ -70,7 +71,7 @@ def test_held_norms_compute_as_in_training_and_count_nothing() -> None:
     network = seen(0)
     before, inputs = statistics(network), batch(1, 2)
     expected = nn.BatchNorm1d(2)(inputs)
-    with held(norms_of(network)):
+    with statistics_kept(network):
         torch.testing.assert_close(network[0](inputs), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in statistics(network).items())
     network[0](inputs)

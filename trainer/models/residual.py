@@ -37,14 +37,14 @@ def through(block: nn.Module, *inputs: Any, recompute: bool) -> Any:
     if not recompute or not torch.is_grad_enabled():
         return block(*inputs)
     return checkpoint(
-        block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block))
+        block, *inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), statistics_kept(block))
     )
 
 
 @contextlib.contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
+def statistics_kept(block: nn.Module) -> Iterator[None]:
     """Batch norms leave their running statistics alone: a batch that is computed again counts once."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)]
+    norms = [module for module in block.modules() if isinstance(getattr(module, "running_mean", None), Tensor)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from configs.diffusion import DiffusionConfig
-from configs.errors import DamageError, DataError
+from configs.errors import DataError
 from data.manifest import Manifest
 from trainer.diffusion.drawing import from_pixels, generator
 from trainer.diffusion.schedules import StepNoise, build_noise
 from trainer.diffusion.targets import over, squared_error, variational_bits, wanted
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
+from trainer.tasks.labels import label_of
 
 NETWORKS = {"unet": "trainer.models.unet:UNet", "dit": "trainer.models.dit:DiT"}
 """By `kind`; imported when a run of it starts"""
@@ -71,21 +72,11 @@ class Diffusion:
             "share": share,
             "sigma": sigma,
             "level": level,
-            "labels": torch.tensor([self._label(sample) for sample in samples]),
+            "labels": torch.tensor([label_of(sample, self.classes) if self.classes else 0 for sample in samples]),
             "hidden": chances[:, 0] < self.config.label_drop,
             "mirrored": (chances[:, 1] < 0.5) & self.config.flip,
         }
         return Batch(tensors, len(samples), tuple(sample["id"] for sample in samples))
-
-    def _label(self, sample: Sample) -> int:
-        if not self.classes:
-            return 0
-        if 0 <= sample["label"] < self.classes:
-            return int(sample["label"])
-        raise DamageError(
-            f"sample {sample['id']} has label {sample['label']}, the data has {self.classes} classes, numbered from 0; "
-            "prepare it again"
-        )
 
     def loss(self, turn: str, nets: Networks, batch: Batch) -> tuple[Tensor, Scalars]:
         """The weighted error of each image, plus the bound of the variance where that is learned."""

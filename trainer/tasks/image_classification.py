@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.errors import DamageError, DataError
+from configs.errors import DataError
 from configs.vision import GoogLeNetConfig, ImageClassificationConfig
-from data.augment import class_weights
 from data.manifest import Manifest
 from trainer.augment.geometry import Size, centre, resize
 from trainer.augment.pipeline import Augmentation
 from trainer.evaluation.classes import class_figures, class_sums
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
+from trainer.tasks.labels import label_of, label_weights
 
 NETWORKS = {
     "lenet": "trainer.models.lenet:LeNet",
@@ -50,17 +50,9 @@ class ImageClassification:
         self.mean = torch.tensor(shape.mean, dtype=torch.float32).view(-1, 1, 1)
         std = torch.tensor(shape.std, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.where(std > 0, std, 1.0)  # a channel that never changes stays at 0
-        self.weights = self._class_weights(manifest)
+        self.weights = label_weights(config.class_weights, manifest)
         augment = config.augment
         self.augmentation = Augmentation(augment, image=self.image, seen=self.seen) if augment else None
-
-    def _class_weights(self, manifest: Manifest) -> Tensor:
-        """What a label of each class counts in the loss [classes]."""
-        if self.config.class_weights == "none":
-            return torch.ones(self.classes)
-        counts = {name: manifest.splits["train"].classes.get(name, 0) for name in manifest.classes}
-        weights = class_weights(counts)
-        return torch.tensor([weights[name] for name in manifest.classes], dtype=torch.float32)
 
     def networks(self) -> dict[str, nn.Module]:
         module, name = NETWORKS[self.config.model.kind].split(":")
@@ -74,7 +66,7 @@ class ImageClassification:
         is known without asking the device. Raises DamageError for a label that is no class.
         """
         pixels = torch.from_numpy(np.stack([sample["image"] for sample in samples]))  # [B, H, W, C]
-        labels = torch.tensor([self._label(sample) for sample in samples])
+        labels = torch.tensor([label_of(sample, self.classes) for sample in samples])
         positions = [int(sample["position"]) for sample in samples]
         tensors = {
             "images": pixels.permute(0, 3, 1, 2).contiguous(),
@@ -84,14 +76,6 @@ class ImageClassification:
         }
         drawn = self.augmentation.draw(positions) if self.augmentation else {}
         return Batch(tensors | drawn, len(samples), tuple(sample["id"] for sample in samples))
-
-    def _label(self, sample: Sample) -> int:
-        if 0 <= sample["label"] < self.classes:
-            return int(sample["label"])
-        raise DamageError(
-            f"sample {sample['id']} has label {sample['label']}, the data has {self.classes} classes, numbered from 0; "
-            "prepare it again"
-        )
 
     def _size_at(self, position: int) -> Size:
         """Height and width that training sees at a position: the shorter side is the resolution's."""

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from configs.errors import DamageError, DataError
+from configs.errors import DataError
 from configs.language import SequenceClassificationConfig
-from data.augment import class_weights
 from data.manifest import Manifest
 from trainer.evaluation.classes import class_figures, class_sums
 from trainer.models.heads import ClassHead
 from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
+from trainer.tasks.labels import label_of, label_weights
 from trainer.tasks.padding import PADDING, padded
 
 Ids = NDArray[np.int64]
@@ -45,15 +45,7 @@ class SequenceClassification:
         self.vocabulary_size, self.context_tokens = manifest.text.vocabulary_size, manifest.block_tokens
         self.pad = manifest.text.special.get("pad", 0)
         self.prompt = self._encode(tokenizer) if tokenizer else None
-        self.weights = self._class_weights(manifest)
-
-    def _class_weights(self, manifest: Manifest) -> Tensor:
-        """What a label of each class counts in the loss [classes]."""
-        if self.config.class_weights == "none":
-            return torch.ones(self.classes)
-        counts = {name: manifest.splits["train"].classes.get(name, 0) for name in manifest.classes}
-        weights = class_weights(counts)
-        return torch.tensor([weights[name] for name in manifest.classes], dtype=torch.float32)
+        self.weights = label_weights(config.class_weights, manifest)
 
     def _encode(self, tokenizer: Tokenizer) -> Ids:
         """The ids of the prompt."""
@@ -84,7 +76,7 @@ class SequenceClassification:
         where all do not fit. Raises DamageError for a label that is no class.
         """
         rows = [self.read(sample) for sample in samples]
-        labels = torch.tensor([self._label(sample) for sample in samples])
+        labels = torch.tensor([label_of(sample, self.classes) for sample in samples])
         tensors = {"tokens": padded(rows, self.pad), "labels": labels, "weights": self.weights[labels]}
         if len({len(row) for row in rows}) > 1:
             tensors["documents"] = padded([np.zeros(len(row)) for row in rows], PADDING)
@@ -97,14 +89,6 @@ class SequenceClassification:
             assert self.prompt is not None, "what collates with a prompt is built with the tokenizer"
             ids = np.concatenate([ids[:1], self.prompt, ids[1:]])
         return ids[: self.context_tokens]
-
-    def _label(self, sample: Sample) -> int:
-        if 0 <= sample["label"] < self.classes:
-            return int(sample["label"])
-        raise DamageError(
-            f"sample {sample['id']} has label {sample['label']}, the data has {self.classes} classes, numbered from 0; "
-            "prepare it again"
-        )
 
     def loss(self, turn: str, nets: Networks, batch: Batch) -> tuple[Tensor, Scalars]:
         logits, labels = self.logits(nets[turn], batch), batch.tensors["labels"]

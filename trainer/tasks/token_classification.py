@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from configs.errors import DamageError, DataError
 from configs.language import TokenClassificationConfig
-from data.augment import class_weights
 from data.manifest import Manifest
 from trainer.evaluation.contract import cluster_sums
 from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import TokenHead
 from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
+from trainer.tasks.labels import label_weights
 from trainer.tasks.padding import PADDING, padded
 
 
@@ -34,9 +34,7 @@ class TokenClassification:
         self.config, self.tags = config, manifest.tags
         self.vocabulary_size, self.context_tokens = manifest.text.vocabulary_size, manifest.block_tokens
         self.pad = manifest.text.special.get("pad", 0)
-        weights = class_weights(manifest.splits["train"].tags)
-        weighted = config.class_weights == "inverse_frequency"
-        self.weights = torch.tensor([weights[name] for name in self.tags]) if weighted else None
+        self.weights = label_weights(config.class_weights, manifest, tags=True)
         self.kinds, self.openings = span_kinds(self.tags)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -69,7 +67,7 @@ class TokenClassification:
     def loss(self, turn: str, nets: Networks, batch: Batch) -> tuple[Tensor, Scalars]:
         logits = tag_logits(nets[turn], batch)
         tags = batch.tensors["tags"]
-        weights = None if self.weights is None else self.weights.to(logits.device)
+        weights = self.weights.to(logits.device)
         nll = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), weights, ignore_index=IGNORE, reduction="sum")
         return nll, {"accuracy": (logits.argmax(2) == tags).sum()}
 
