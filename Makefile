@@ -28,11 +28,11 @@ demo: $(READY)  ## run the main job: a language model, a classifier and a diffus
 	$(BIN)/trainworks overview $(RUNS)/demo-lm $(RUNS)/demo-cnn $(RUNS)/demo-diffusion -o $(RUNS)/overview.html
 
 transfer: $(READY)  ## pretrain on Shakespeare, then tell genres from the pretrained body and from a fresh one, three seeds each
-	$(BIN)/trainworks run configs/demo-mlm.yaml --runs $(RUNS)
+	$(BIN)/trainworks run configs/passages.yaml --runs $(RUNS)
 	for seed in 0 1 2; do for name in genre genre-fresh; do \
 	  $(BIN)/trainworks run configs/$$name.yaml --runs $(RUNS) --name $$name-$$seed seed=$$seed \
-	    data.tokenizer.path=$(RUNS)/demo-mlm/data/tokenizer.json || exit $$?; done; done
-	$(BIN)/trainworks overview $(RUNS)/demo-mlm $(RUNS)/genre-0 $(RUNS)/genre-1 $(RUNS)/genre-2 \
+	    data.tokenizer.path=$(RUNS)/passages/data/tokenizer.json || exit $$?; done; done
+	$(BIN)/trainworks overview $(RUNS)/passages $(RUNS)/genre-0 $(RUNS)/genre-1 $(RUNS)/genre-2 \
 	  $(RUNS)/genre-fresh-0 $(RUNS)/genre-fresh-1 $(RUNS)/genre-fresh-2 -o $(RUNS)/transfer.html
 
 test: $(READY)  ## run every test

