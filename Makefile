@@ -23,7 +23,7 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY)  ## run the main job: a language model, a classifier and a diffusion model, and one page about them (about 12 minutes on 2 cores)
+demo: $(READY)  ## run the main job: a language model, a classifier and a diffusion model, and one page about them (about 13 minutes on 2 cores)
 	for name in lm cnn diffusion; do $(BIN)/trainworks run configs/demo-$$name.yaml --runs $(RUNS) || exit $$?; done
 	$(BIN)/trainworks overview $(RUNS)/demo-lm $(RUNS)/demo-cnn $(RUNS)/demo-diffusion -o $(RUNS)/overview.html
 
