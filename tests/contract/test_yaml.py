@@ -68,6 +68,12 @@ def test_every_preset_of_a_published_shape_has_a_production_file():
     assert used == {(kind, name) for kind, names in PRESETS.items() for name in names if name != "laptop"}
 
 
+def test_the_two_genre_runs_differ_in_nothing_but_the_body():
+    pretrained, fresh = (str(CONFIGS / f"{name}.yaml") for name in ("genre", "genre-fresh"))
+    body = ["name=genre-fresh", "task.model.init_from=null", "train.fine_tune=null"]
+    assert load([pretrained, *body]) == load([fresh])
+
+
 @experiments
 def test_a_run_leaves_no_samples_over(path: Path):
     run = load([str(path)])

@@ -12,8 +12,7 @@ from PIL import Image
 from configs.dataset import PackagedSource
 from configs.errors import DataError
 from data.records import Record
-from data.sources import open_source
-from data.sources import packaged as packed
+from data.sources import open_source, plays
 from tests.raw import Kind, read
 
 KINDS: dict[str, Kind] = {
@@ -81,7 +80,7 @@ def test_the_packaged_passages_are_what_is_spoken_in_scenes_cut_between_lines(tm
     )
     assert words[len(words) // 20] > 190
     assert words[-len(words) // 20] < 310
-    assert words[-1] < 2 * packed.PASSAGE
+    assert words[-1] < 2 * plays.PASSAGE
     assert sum("*" in content or "_" in content or "ACT" in content for content in contents) < 3
     groups = [record.group for record in found]
     assert len(set(groups)) == 781
@@ -89,7 +88,7 @@ def test_the_packaged_passages_are_what_is_spoken_in_scenes_cut_between_lines(tm
 
 
 def test_a_passage_names_its_speakers_and_has_neither_stage_directions_nor_headings():
-    scenes = list(packed.scenes(PLAY))
+    scenes = list(plays.scenes(PLAY))
     assert scenes == [
         [
             ["FIRST WITCH", "Fair is foul,", "and foul is fair:"],
@@ -104,9 +103,9 @@ def test_a_scene_is_cut_where_a_speech_ends_if_that_is_near():
         return ["nine words of one line which all are alike"] * lines
 
     near, far = [speech(32), speech(24)], [speech(47), speech(9)]
-    assert [len(passage.splitlines()) for passage in packed.cut(near)] == [32, 24]
-    assert [len(passage.splitlines()) for passage in packed.cut(far)] == [28, 28]
-    assert [len(passage.splitlines()) for passage in packed.cut([speech(3)])] == [3]
+    assert [len(passage.splitlines()) for passage in plays.cut(near)] == [32, 24]
+    assert [len(passage.splitlines()) for passage in plays.cut(far)] == [28, 28]
+    assert [len(passage.splitlines()) for passage in plays.cut([speech(3)])] == [3]
 
 
 def test_the_packaged_digits_are_grey_images_of_28_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
