@@ -106,11 +106,11 @@ def explain(run: RunConfig) -> str:
     lines = list(_explain(run, 0))
     world, train = run.world, run.train
     tokens = train.global_batch_samples * getattr(run.data, "block_tokens", 0)  # images have none
+    accumulation = "auto" if world.micro_batch_samples == "auto" else run.accumulation
     lines += [
         "# derived",
-        f"#   accumulation: {run.accumulation} micro-batches per rank per step",
         *([f"#   tokens per step: {tokens:,}; tokens in all: {tokens * train.steps:,}"] if tokens else []),
-        f"#   ranks: {world.processes} x {world.micro_batch_samples} samples x {run.accumulation} accumulation",
+        f"#   ranks: {world.processes} x {world.micro_batch_samples} samples x {accumulation} accumulation",
     ]
     return "\n".join(lines) + "\n"
 

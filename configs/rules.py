@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from configs.deepspeed import deepspeed_problem
+
 SIDES = ("height", "width")
 
 
@@ -226,13 +228,18 @@ def warmup_fits(train: Any) -> str | None:
 
 def batch_divides(run: Any) -> str | None:
     whole, micro, processes = run.train.global_batch_samples, run.world.micro_batch_samples, run.world.processes
-    together = micro * processes
+    shared = run.world.tensor_parallel * run.world.sequence_parallel
+    replicas, micro = max(1, processes // shared), 1 if micro == "auto" else micro
+    together = micro * replicas
     if whole % together == 0:
         return None
     below, above = whole // together * together, (whole // together + 1) * together
+    able = [str(n * shared) for n in range(1, whole // micro + 1) if whole % (micro * n) == 0] if whole >= micro else []
+    ranks = f", or world.processes {', '.join(able[:8])}" if able else ""
+    readers = "world.processes" + (f" / {shared} that share" if shared > 1 else "")
     return (
-        f"train.global_batch_samples={whole} must be a multiple of world.micro_batch_samples x world.processes"
-        f" = {micro} x {processes} = {together}; try {f'{below} or {above}' if below else above}"
+        f"train.global_batch_samples={whole} must be a multiple of world.micro_batch_samples x {readers}"
+        f" = {micro} x {replicas} = {together}; try {f'{below} or {above}' if below else above}{ranks}"
     )
 
 
@@ -297,14 +304,14 @@ def image_sides_fit(run: Any) -> str | None:
 
 def pairs_stay_together(run: Any) -> str | None:
     augment = getattr(run.task, "augment", None)
-    if augment is None or not (augment.mixup or augment.cutmix) or run.world.micro_batch_samples % 2 == 0:
-        return None
     micro = run.world.micro_batch_samples
+    if augment is None or not (augment.mixup or augment.cutmix) or micro == "auto" or micro % 2 == 0:
+        return None
     return f"mixup and cutmix pair neighbours: world.micro_batch_samples={micro} must be even; try {micro + 1}"
 
 
 def batches_have_statistics(run: Any) -> str | None:
-    if run.world.micro_batch_samples > 1 or not getattr(run.task.model, "batch_statistics", False):
+    if run.world.micro_batch_samples != 1 or not getattr(run.task.model, "batch_statistics", False):
         return None
     return (
         f"task.model.kind={run.task.model.kind} normalises over the samples of a micro-batch, and "
@@ -332,6 +339,86 @@ def resolutions_change_between_steps(run: Any) -> str | None:
     return (
         f"task.resolutions: until_samples={wrong} must be a multiple of train.global_batch_samples={batch}; try {near}"
     )
+
+
+def offload_has_state(zero: Any) -> str | None:
+    if zero.offload_parameters != "none" and zero.stage != 3:
+        return (
+            f"offload_parameters={zero.offload_parameters} needs stage=3, which splits weights; got stage={zero.stage}"
+        )
+    least = {"none": 0, "cpu": 1, "nvme": 3}[zero.offload_optimizer]
+    if zero.stage >= least:
+        return None
+    return f"offload_optimizer={zero.offload_optimizer} needs stage={least} or more, got stage={zero.stage}"
+
+
+def offload_has_folder(zero: Any) -> str | None:
+    wanted = [name for name in ("offload_optimizer", "offload_parameters") if getattr(zero, name) == "nvme"]
+    if not wanted or zero.offload_path:
+        return None
+    return f"{wanted[0]}=nvme needs offload_path, a folder on a fast local disk"
+
+
+def zero_plus_plus_fits(zero: Any) -> str | None:
+    wanted = [name for name in ("partition_group", "quantized_weights", "quantized_gradients") if getattr(zero, name)]
+    if not wanted or zero.stage == 3:
+        return None
+    return f"{wanted[0]} is part of ZeRO++ and needs stage=3, got stage={zero.stage}"
+
+
+def degrees_divide_ranks(world: Any) -> str | None:
+    shared = world.tensor_parallel * world.sequence_parallel
+    if world.processes % shared == 0:
+        return None
+    return (
+        f"processes={world.processes} must be a multiple of tensor_parallel x sequence_parallel"
+        f" = {world.tensor_parallel} x {world.sequence_parallel} = {shared}; try {shared}"
+    )
+
+
+def partition_group_divides(world: Any) -> str | None:
+    group = world.zero.partition_group
+    if not group or world.processes % group == 0:
+        return None
+    return f"processes={world.processes} must be a multiple of zero.partition_group={group}"
+
+
+def optimizer_fits_stage(run: Any) -> str | None:
+    stage, kind, fine_tune = run.world.zero.stage, run.train.optimizer.kind, run.train.fine_tune
+    if stage == 0:
+        return None
+    if kind in ("lamb", "muon"):
+        return (
+            f"train.optimizer.kind={kind} reads whole matrices, and world.zero.stage={stage} cuts them; "
+            "choose stage=0, or adamw, sgd or lion"
+        )
+    if fine_tune is not None and fine_tune.unfreeze_every_steps is not None:
+        return (
+            f"train.fine_tune.unfreeze_every_steps changes what learns, and world.zero.stage={stage} fixes it at the "
+            "start; choose stage=0"
+        )
+    return None
+
+
+def parallel_fits_task(run: Any) -> str | None:
+    model = run.task.model
+    for name in ("tensor_parallel", "sequence_parallel"):
+        degree = getattr(run.world, name)
+        if degree == 1:
+            continue
+        if not hasattr(model, "num_heads") or run.data.kind != "text":
+            return f"world.{name}={degree} shares transformers of text, and task.model.kind={model.kind} is none; try 1"
+        for field, heads in (("num_heads", model.num_heads), ("num_kv_heads", model.num_kv_heads or degree)):
+            if heads % degree:
+                return f"world.{name}={degree} must divide task.model.{field}={heads}"
+    block = getattr(run.data, "block_tokens", 0)
+    if block % run.world.sequence_parallel:
+        return f"world.sequence_parallel={run.world.sequence_parallel} must divide data.block_tokens={block}"
+    return None
+
+
+def deepspeed_keys_are_free(run: Any) -> str | None:
+    return deepspeed_problem(run.deepspeed)
 
 
 def image_is_fixed(cluster: Any) -> str | None:

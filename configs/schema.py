@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 from configs import rules
 from configs.dataset import Config, Count, DataConfig, Positive
 from configs.diffusion import DiffusionConfig
+from configs.engine import AnomalyConfig, CheckpointConfig, ZeroConfig
 from configs.language import (
     CausalLMConfig,
     MaskedLMConfig,
@@ -27,13 +29,15 @@ TaskConfig = Annotated[
 ]
 
 
-class CheckpointConfig(Config):
-    """When the state is saved."""
+def _count_or_auto(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("count_or_auto", "input should be auto or a whole number of 1 or more")
 
-    every_steps: Count
-    """Steps between two checkpoints; the last step is always saved"""
-    keep: Count = 2
-    """Newest checkpoints that stay"""
+
+CountOrAuto = Annotated[
+    int | Literal["auto"], PlainValidator(_count_or_auto, json_schema_input_type=Count | Literal["auto"])
+]
 
 
 class TrainConfig(Config):
@@ -45,8 +49,8 @@ class TrainConfig(Config):
     """Updates in all"""
     global_batch_samples: Count
     """Samples per step over all ranks"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of forward and backward; weights stay fp32"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of forward and backward; weights stay fp32, and under fp16 the loss is scaled"""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     fine_tune: FineTuneConfig | None = None
@@ -62,15 +66,25 @@ class TrainConfig(Config):
     log_every_steps: Count = 10
     """Steps between flushes of the event log; every step is logged"""
     checkpoint: CheckpointConfig
+    anomalies: AnomalyConfig = AnomalyConfig()
 
 
 class WorldConfig(Config):
     """Where a run computes: changes speed and memory, never the order of samples; may change between restarts."""
 
+    rules: ClassVar = (rules.degrees_divide_ranks, rules.partition_group_divides)
+
     processes: Count = 2
     """Ranks on this machine"""
-    micro_batch_samples: Count
-    """Samples per rank per forward"""
+    micro_batch_samples: CountOrAuto
+    """Samples per rank per forward; auto: the most that fit, found by trying"""
+    zero: ZeroConfig = ZeroConfig()
+    tensor_parallel: Count = 1
+    """Ranks that share each matrix of a transformer"""
+    sequence_parallel: Count = 1
+    """Ranks that share each sequence of a transformer (Ulysses: Jacobs et al., 2023)"""
+    compile: bool = False
+    """Whether the network is compiled: a slow start, faster steps"""
     prepare_workers: Count = 2
     """Processes that prepare data; the bytes they make are the same for any number"""
     loader_workers: Annotated[int, Field(ge=0)] = 0
@@ -81,8 +95,12 @@ class WorldConfig(Config):
     """Whether activations inside blocks are computed again in the backward pass instead of kept: slower, smaller"""
     channels_last: bool = False
     """Whether images are laid out pixel by pixel, which convolutions are often faster with"""
-    timeout_s: Annotated[int, Field(ge=10)] = 300
-    """Seconds a rank waits for its peers before the job fails"""
+    timeout_s: Annotated[int, Field(ge=5)] = 300
+    """Seconds without a sign of progress from a rank until the job is ended and that rank is named"""
+    grace_s: Annotated[int, Field(ge=1)] = 60
+    """Seconds that a job asked to stop has to save"""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """Starts after a lost or silent rank, until one brings no new checkpoint this many times in a row"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one"""
 
@@ -125,6 +143,9 @@ class RunConfig(Config):
         rules.resolutions_change_between_steps,
         rules.batches_have_statistics,
         rules.frozen_body_is_learned,
+        rules.optimizer_fits_stage,
+        rules.parallel_fits_task,
+        rules.deepspeed_keys_are_free,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -135,18 +156,31 @@ class RunConfig(Config):
     task: TaskConfig
     train: TrainConfig
     world: WorldConfig
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Any other key of DeepSpeed's own configuration; those that trainworks sets are refused"""
     wandb: WandbConfig = WandbConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property
+    def replicas(self) -> int:
+        """Ranks, or groups of ranks that share tensors or sequences, that read samples of their own."""
+        return self.world.processes // (self.world.tensor_parallel * self.world.sequence_parallel)
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples per replica per forward; an `auto` one must have been chosen before."""
+        assert self.world.micro_batch_samples != "auto", "nobody has chosen the micro-batch yet"
+        return self.world.micro_batch_samples
+
+    @property
     def accumulation(self) -> int:
-        """Micro-batches per rank per step."""
-        return self.train.global_batch_samples // (self.world.micro_batch_samples * self.world.processes)
+        """Micro-batches per replica per step."""
+        return self.train.global_batch_samples // (self.micro_batch * self.replicas)
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
     watching = {"validate_every_steps", "validation_samples", "log_every_steps", "checkpoint"}
     outside: Any = {"data": {"store"}, "task": {"evaluation", "drawing"}, "train": watching}
-    outside |= dict.fromkeys(("world", "wandb", "cluster"), True)
+    outside |= dict.fromkeys(("world", "deepspeed", "wandb", "cluster"), True)
     return run.model_dump(mode="json", exclude=outside)

@@ -26,7 +26,7 @@ def deepspeed_config(run: RunConfig) -> dict[str, Any]:
     """RunConfig to DeepSpeed's dictionary; clipping is ours, because stage 0 reports no gradient norm."""
     return {
         "train_batch_size": run.train.global_batch_samples,
-        "train_micro_batch_size_per_gpu": run.world.micro_batch_samples,
+        "train_micro_batch_size_per_gpu": run.micro_batch,
         "gradient_accumulation_steps": run.accumulation,
         "gradient_clipping": 0.0,  # its default would clip again, at 1.0
         "zero_optimization": {"stage": 0},

@@ -139,7 +139,7 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
 
 def _batches(trainer: Trainer, position: int) -> Iterator[Batch]:
     run, world = trainer.run, trainer.world
-    data, micro = trainer.data, run.world.micro_batch_samples
+    data, micro = trainer.data, run.micro_batch
     sampler = Sampler(data.order, micro=micro, rank=world.rank, world=world.size, position=position)
     workers = run.world.loader_workers
     return loader(data.readers["train"], sampler, trainer.task.collate, workers=workers, end=data.document_end)
@@ -208,7 +208,7 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             nets,
             validation,
             trainer.world,
-            batch=run.world.micro_batch_samples,
+            batch=run.micro_batch,
             limit=run.train.validation_samples,
         )
     metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}

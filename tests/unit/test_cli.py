@@ -101,7 +101,7 @@ def test_seven_mistakes_are_reported_in_one_message_with_exit_code_2(tmp_path: P
     assert done.stderr.startswith("trainworks run: the configuration has 7 problems:\n")
     for mistake in (
         f"{overlay}:2: train.stepz: unknown key; did you mean train.steps?",
-        f"{overlay}:3: train.precision: 'fp8' is not one of 'fp32' or 'bf16'",
+        f"{overlay}:3: train.precision: 'fp8' is not one of 'fp32', 'bf16' or 'fp16'",
         "train.global_batch_samples=31 must be a multiple of",
         f"{overlay}:5: train.schedule.kind: 'cosin' is not one of",
         f"{overlay}:7: task.model.width: input should be a valid integer, got 'wide'",
@@ -159,7 +159,7 @@ def test_the_resolved_run_is_printed_with_units(tmp_path: Path, capsys: pytest.C
     assert main(["config", str(COMPLETE), "train.steps=60"]) == 0
     out = capsys.readouterr().out
     assert "  steps: 60  # Updates in all" in out
-    assert "timeout_s: 300  # Seconds a rank waits" in out
+    assert "timeout_s: 300  # Seconds without a sign" in out
     path = tmp_path / "printed.yaml"
     path.write_text(out, encoding="utf-8")
     assert load([str(path)]) == load([str(COMPLETE), "train.steps=60"])

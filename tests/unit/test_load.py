@@ -36,7 +36,7 @@ def write(path: Path, text: str) -> str:
 
 
 def test_all_problems_stand_in_one_message_with_their_places(tmp_path: Path):
-    overlay = write(tmp_path / "mistakes.yaml", "train:\n  stepz: 10\n  precision: fp16\nworld:\n  threads: many\n")
+    overlay = write(tmp_path / "mistakes.yaml", "train:\n  stepz: 10\n  precision: fp8\nworld:\n  threads: many\n")
     found = problems(
         str(COMPLETE),
         overlay,
@@ -47,7 +47,7 @@ def test_all_problems_stand_in_one_message_with_their_places(tmp_path: Path):
     )
     expected = [
         f"{overlay}:2: train.stepz: unknown key; did you mean train.steps?",
-        f"{overlay}:3: train.precision: 'fp16' is not one of 'fp32' or 'bf16'; did you mean 'bf16'?",
+        f"{overlay}:3: train.precision: 'fp8' is not one of 'fp32', 'bf16' or 'fp16'",
         f"{overlay}:5: world.threads: input should be a valid integer, got 'many'",
         "command line: task.model.widht: unknown key; did you mean task.model.width?",
         "command line: data.splits: validation + test = 0.6 + 0.6 leaves nothing to train on; "
@@ -260,7 +260,7 @@ def test_any_text_survives_the_dump_and_the_explanation(tmp_path_factory: pytest
 def test_an_explanation_is_the_run_with_derived_numbers(tmp_path: Path):
     run = load([str(COMPLETE), "world.micro_batch_samples=8"])
     text = explain(run)
-    assert "accumulation: 2 micro-batches per rank per step" in text
+    assert "samples x 2 accumulation" in text
     assert "tokens per step: 2,048; tokens in all: 2,048,000" in text
     assert read(Path(write(tmp_path / "explained.yaml", text))) == run
     assert yaml.safe_load(text)["world"]["processes"] == 2

@@ -84,7 +84,7 @@ def make_plan(run: RunConfig, outlook: Outlook) -> Plan:
     task = build_task(run, manifest, outlook.tokenizer)
     end = run.train.steps * run.train.global_batch_samples  # the last samples: at the full size where sizes grow
     drawn = task.collate(draw_samples(run, manifest, range(end - DRAWN, end)))
-    micro, samples = run.world.micro_batch_samples, run.train.global_batch_samples
+    micro, samples = run.micro_batch, run.train.global_batch_samples
     with shapes_only():
         nets = task.networks()
         prepare(nets, task, run, recompute=False)
