@@ -37,3 +37,9 @@ class PeerError(RuntimeError):
     """Another rank failed and says why itself; this one only ends. Exit code 1."""
 
     exit_code = 1
+
+
+class StaleError(RuntimeError):
+    """Weights that should have changed since the last checkpoint are all the same. Exit code 1."""
+
+    exit_code = 1

@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, UserError
-from configs.load import differences, dump, read
-from configs.schema import RunConfig, identity
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,15 @@ class RunFolder:
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def open(self, run: RunConfig) -> None:
+    def open(self, run: "RunConfig") -> None:
         """Make the folder this run's, or check that it is.
 
         A folder of another run is refused with the keys that differ; where the run computes, who watches and how it is
         evaluated may change.
         """
+        from configs.load import differences, dump, read  # here, for names of files are wanted fast
+        from configs.schema import identity
+
         if self.config.exists():
             if other := list(differences(identity(run), identity(read(self.config)))):
                 raise ConfigError(

@@ -11,26 +11,37 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from configs.errors import DamageError, OutageError, PeerError, Stopped, UserError
 from configs.folder import RunFolder
 from configs.lines import emit_failure
-from configs.load import read
-from configs.schema import RunConfig
 
-_PR_SET_PDEATHSIG = 1
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that ask for an end"""
+LOST_PEER = 77
+"""Exit code of a rank that ended because another one is gone, which is the cause and not this one"""
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel for SIGKILL when the parent ends, so that a killed command leaves nothing behind (Linux).
+def die_with_parent(parent: int | None = None, *, by: int = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal when the parent ends, so that a killed command leaves nothing behind (Linux).
 
     `parent` is the expected parent's process number: if it is gone already, exit at once.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
         if parent is not None and os.getppid() != parent:
             os._exit(137)
+
+
+def name_process(name: str) -> None:
+    """What `ps -o comm` shows of this process: 15 letters at most (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15])
 
 
 def die_with_session(interval_s: float = 0.5) -> None:
@@ -49,8 +60,10 @@ def die_with_session(interval_s: float = 0.5) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> int:
+def stage_main(stage: str, command: Callable[["RunConfig", RunFolder], None]) -> int:
     """Run a stage in the folder that the command line names; returns its exit code."""
+    from configs.load import read  # here: commands that need no schema answer at once
+
     die_with_parent()
     folder = RunFolder(Path(sys.argv[1]))
     try:
@@ -63,7 +76,7 @@ def stage_main(stage: str, command: Callable[[RunConfig, RunFolder], None]) -> i
     except Exception as error:
         traceback.print_exc()
         if lost_peer(error):
-            return 1  # the rank that ended first is the cause, and is named by the launcher
+            return LOST_PEER  # the node agent names the rank that ended first
         emit_failure(stage, 1, explain(error, stage, folder))
         return 1
     return 0
@@ -102,8 +115,17 @@ def leave(code: int) -> NoReturn:
 
 def lost_peer(error: Exception) -> bool:
     """Whether a collective failed because another rank is gone."""
-    words = ("Connection reset by peer", "Connection closed by peer", "NCCL communicator was aborted")
+    words = (
+        *("Connection reset by peer", "Connection closed by peer", "Broken pipe", "Connection was likely closed"),
+        *("Timed out waiting", "NCCL communicator was aborted", "remote process exited"),
+    )
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def memory_short(error: Exception) -> bool:
+    """Whether an allocation failed, on a device or in torch's or Python's own memory."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def explain(error: Exception, stage: str, folder: RunFolder) -> str:
@@ -112,6 +134,10 @@ def explain(error: Exception, stage: str, folder: RunFolder) -> str:
         return explain_disk(error, folder)
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
+    if memory_short(error):
+        remedy = "; try a smaller world.micro_batch_samples, world.recompute=true or a higher world.zero.stage"
+        detail = f": {error}" if str(error) else ""
+        return f"out of memory at {place}{detail}{remedy if stage == 'train' else ''}"
     return f"{type(error).__name__} at {place}: {error}; the whole traceback is in {folder.log(stage)}"
 
 

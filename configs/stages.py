@@ -1,7 +1,9 @@
 """Which stages of a run are done: decided from the file that each writes last, without torch."""
 
+import errno
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +105,35 @@ def step_folder(root: Path, step: int) -> Path:
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Check every file against complete.json, and return that record. Raises DamageError naming what differs."""
+    record = read_complete(folder)
+    check_files(folder, record["files"])
+    return record
+
+
+def read_complete(folder: Path) -> dict[str, Any]:
+    """A checkpoint's record, its files not yet looked at. Raises DamageError when it is not as it was written."""
     path = folder / "complete.json"
     record = read_record(path)
     if record.get("digest") != digest({key: value for key, value in record.items() if key != "digest"}):
         raise DamageError(f"{path}: its digest is not that of its content")
-    for name, expected in record["files"].items():
+    files = record.get("files")
+    if not isinstance(files, dict) or any(Path(name).name != name for name in files):
+        raise DamageError(f"{path}: it does not list the files of its folder")
+    return record
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare files with the sha256 of each. Raises DamageError naming the first that differs or cannot be read."""
+    for name, expected in files.items():
         path = folder / name
-        got = file_digest(path) if path.is_file() else "no file"
+        try:
+            got = file_digest(path) if path.is_file() else "no file"
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            got = "unreadable"  # the disk has lost it
         if got != expected:
             raise DamageError(f"{path}: sha256 is {got[:12]}, complete.json says {expected[:12]}")
-    return record
 
 
 def _trained(run: RunConfig, folder: RunFolder) -> str | None:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 import trainer.engines
 from configs.dataset import TextData
+from configs.engine import CheckpointConfig
 from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
-from configs.schema import RunConfig
+from configs.schema import RunConfig, identity
 from configs.stages import data_key
 from data.dataset import open_dataset
 from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord, content_digest
@@ -31,7 +32,10 @@ from data.vocabulary import END_OF_DOCUMENT, stored_tokenizer, train_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
+from trainer.heartbeat import open_pulse
 from trainer.loop import Trainer
+from trainer.meter import Meter, Workload
+from trainer.pieces import Piece, State, Stored
 from trainer.task import Sample
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker, read_events
@@ -246,11 +250,30 @@ class Memory:
     def __init__(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         self.tensors: Mapping[str, Mapping[str, Tensor]] = tensors
 
-    def state(self) -> Mapping[str, Mapping[str, Tensor]]:
-        return self.tensors
+    def state(self) -> State:
+        return {
+            kind: [Piece(name, tuple(tensor.shape), 0, tensor) for name, tensor in named.items()]
+            for kind, named in self.tensors.items()
+        }
 
-    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.tensors = state
+    def load(self, stored: Stored) -> None:
+        self.tensors = {
+            kind: {name: stored.read(kind, name).view(stored.shape(kind, name)) for name in stored.names(kind)}
+            for kind in stored.kinds()
+        }
+
+
+def checkpoints(
+    root: Path,
+    origin: Mapping[str, str],
+    world: World = ALONE,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Checkpointer:
+    """A checkpointer whose `save` waits, so that a test can look at what it left, unless it is set otherwise."""
+    config = CheckpointConfig(**{"every_steps": 1, "keep": 9, "asynchronous": False} | settings)
+    return Checkpointer(root, world, origin, identity=identity or {}, config=config)
 
 
 class PlainEngine:
@@ -312,8 +335,13 @@ class Rank(World):
         self.barrier.wait(30)
         return everyone
 
-    def gather(self, values: Sequence[int]) -> Ids:
-        return np.array(self.exchange(list(values)), dtype=np.int64)
+    def aside(self) -> "Rank":  # type: ignore[override]
+        board, barrier = self.exchange(([None] * self.size, threading.Barrier(self.size)))[0]
+        return Rank(self.rank, self.size, board, barrier)
+
+    def gather_later(self, values: Sequence[int]) -> Callable[[], Ids]:
+        everyone = np.array(self.exchange(list(values)), dtype=np.int64)
+        return lambda: everyone
 
     def sum(self, values: Tensor) -> Tensor:
         return torch.stack(self.exchange(values.detach().double())).sum(0)
@@ -354,8 +382,16 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
         frozen,
         data,
         world,
-        Checkpointer(folder.train, world, {"data": data.manifest.digest, "config": "c"}),
+        Checkpointer(
+            folder.train,
+            world,
+            {"data": data.manifest.digest, "config": "c"},
+            identity=identity(run),
+            config=run.train.checkpoint,
+        ),
         open_tracker(run, folder, "train", rank=world.rank),
+        Meter(Workload(run.train.global_batch_samples), memory=lambda: 0),
+        open_pulse(world.rank),
     )
 
 
@@ -363,10 +399,10 @@ BEGINNING = TrainState(step=0, position=0, samples_digest="00" * 32)
 
 
 def steps_of(folder: RunFolder) -> dict[int, dict[str, Any]]:
-    """The events of the steps, without what the clock decides."""
-    clock = ("time", "train/samples_per_s", "train/data_wait_s")
+    """The events of the steps, with what no clock decides."""
+    kept = ("event", "step", "position", "samples_digest", "train/loss", "train/grad_norm", "train/learning_rate")
     return {
-        event["step"]: {name: value for name, value in event.items() if name not in clock}
+        event["step"]: {name: value for name, value in event.items() if name in kept}
         for event in read_events(folder.events)
         if event["event"] == "step"
     }

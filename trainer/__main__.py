@@ -1,42 +1,60 @@
 """Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` under torch.distributed.run."""
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from configs.errors import Stopped
 from configs.folder import RunFolder, locked
 from configs.process import leave, stage_main
-from configs.schema import RunConfig
+from configs.schema import RunConfig, identity
 from configs.stages import train_key
+from configs.world import on_world
 from data.dataset import open_dataset
 from data.progress import say
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
+from trainer.hardware import peak_memory_bytes
+from trainer.heartbeat import Pulse, open_pulse
 from trainer.loop import StopRequest, Trainer, fit
+from trainer.meter import Meter
+from trainer.micro_batch import choose_micro_batch
 from trainer.pretrained import load_pretrained
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
+from trainer.workload import workload_of
 
 
 def train(run: RunConfig, folder: RunFolder) -> None:
     """Train from the last sound checkpoint, or from the start, to the last step."""
     stop = StopRequest()
     world = World.join(run.world)
+    run = on_world(run, world.size)  # there may be more or fewer ranks than it was written for
+    pulse = open_pulse(world.rank)
+    pulse.beat("start", 0)
     if world.rank == 0:
         with locked(folder.train):
-            _train(run, folder, world, stop)
+            _train(run, folder, world, stop, pulse)
     else:
-        _train(run, folder, world, stop)
+        _train(run, folder, world, stop, pulse)
 
 
-def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -> None:
+def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, pulse: Pulse) -> None:
     data = open_dataset(run, folder)
     manifest = data.manifest
     task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
+    run = choose_micro_batch(run, task, manifest, folder, world)
     seed_all(run.seed)
     networks = task.networks()
-    checkpointer = Checkpointer(folder.train, world, {"data": manifest.digest, "config": train_key(run)})
+    checkpointer = Checkpointer(
+        folder.train,
+        world,
+        {"data": manifest.digest, "config": train_key(run)},
+        identity=identity(run),
+        config=run.train.checkpoint,
+        facts={"stage": run.world.zero.stage},
+    )
     latest = checkpointer.latest()
     origin = load_pretrained(networks, run, folder, manifest, writes=world.rank == 0) if latest is None else None
     engines, frozen = build_engines(networks, task.turns, run, world)
@@ -48,17 +66,21 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest) -
     if origin is not None:
         tracker.event("pretrained", **asdict(origin))
     if world.rank == 0:
-        size = sum(p.numel() for engine in engines.values() for p in engine.module.parameters())
+        size = sum(engine.size for engine in engines.values())
         begin = f"continuing after step {state.step}" if state.step else "from the start"
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
-    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker)
+    meter = Meter(workload_of(run, task, manifest, world, folder), memory=lambda: peak_memory_bytes(world.device))
+    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse)
     try:
         fit(trainer, state, stop)
+        pulse.beat("end", run.train.steps)
     except Stopped as stopped:
         tracker.event("stop", reason=str(stopped))
         tracker.finish("stopped")
         raise
     except Exception as error:
+        with suppress(Exception):  # a checkpoint that is being written may still become whole
+            checkpointer.wait()
         tracker.event("failure", reason=f"{type(error).__name__}: {error}")
         tracker.finish("failed")
         raise

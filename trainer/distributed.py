@@ -2,27 +2,60 @@
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from configs.errors import ConfigError
 from configs.schema import WorldConfig
 from trainer.task import Sums
 
 
 class World:
-    """This rank among `size`; every method is called by all ranks in the same order."""
+    """This rank among `size`; every method is called by all ranks in the same order.
 
-    def __init__(self, *, rank: int, local_rank: int, size: int, device: torch.device) -> None:
+    parts x slices ranks in a row, a replica, read the same samples: `slices` in a row share each matrix, and groups of
+    them each compute one of `parts` of every sequence.
+    """
+
+    def __init__(
+        self, *, rank: int, local_rank: int, size: int, device: torch.device, parts: int = 1, slices: int = 1
+    ) -> None:
         self.rank, self.local_rank, self.size, self.device = rank, local_rank, size, device
+        self.parts, self.slices = parts, slices
+        self.peers: dist.ProcessGroup | None = None
+        """The ranks that have the other parts of this one's sequences, where there are any"""
+
+    @property
+    def replicas(self) -> int:
+        """Groups of ranks that read samples of their own."""
+        return self.size // (self.parts * self.slices)
+
+    @property
+    def replica(self) -> int:
+        return self.rank // (self.parts * self.slices)
+
+    @property
+    def part(self) -> int:
+        """Which part of its replica's sequences this rank computes."""
+        return self.rank // self.slices % self.parts
+
+    @property
+    def slice(self) -> int:
+        """Which slice of each matrix this rank holds."""
+        return self.rank % self.slices
 
     @classmethod
-    def join(cls, config: WorldConfig) -> "World":
-        """Meet the other ranks that torch.distributed.run started; alone where nothing did."""
+    def join(cls, config: WorldConfig, *, whole: bool = False) -> "World":
+        """Meet the other ranks that torch.distributed.run started; alone where nothing did.
+
+        whole: every rank has whole networks and reads samples of its own, whatever ranks share in training.
+        """
         torch.set_num_threads(config.threads)
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         for name, value in (("MASTER_PORT", "0"), ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
@@ -32,17 +65,46 @@ class World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_s))
-        return cls(rank=rank, local_rank=local, size=size, device=device)
+        timeout = timedelta(seconds=config.timeout_s + 30)  # whoever watches the ranks speaks first
+        dist.init_process_group(backend, timeout=timeout)
+        world = cls(rank=rank, local_rank=local, size=size, device=device)
+        if not whole:
+            world.parts, world.slices = config.sequence_parallel, config.tensor_parallel
+            world._meet_peers(timeout)
+        return world
+
+    def _meet_peers(self, timeout: timedelta) -> None:
+        """A group for each replica and slice. Raises ConfigError where the ranks do not make whole replicas."""
+        shared = self.parts * self.slices
+        if self.size % shared:
+            raise ConfigError(
+                f"world.tensor_parallel x world.sequence_parallel = {self.slices} x {self.parts} = {shared} must divide "
+                f"the number of ranks, {self.size} were started; start {self.size // shared * shared or shared}"
+            )
+        if self.parts > 1:
+            ranks = np.arange(self.size).reshape(-1, self.parts, self.slices).transpose(0, 2, 1)
+            members = ranks.reshape(-1, self.parts).tolist()
+            groups = [dist.new_group(each, timeout=timeout) for each in members]  # every rank opens each of them
+            self.peers = cast(dist.ProcessGroup, groups[self.replica * self.slices + self.slice])
 
     def gather(self, values: Sequence[int]) -> NDArray[np.int64]:
         """Every rank's integers, equally many each, as [size, len(values)]."""
+        return self.gather_later(values)()
+
+    def gather_later(self, values: Sequence[int]) -> Callable[[], NDArray[np.int64]]:
+        """Send for every rank's integers; they are there when the returned function is called."""
         mine = torch.tensor(values, dtype=torch.int64)
         if self.size == 1:
-            return mine.numpy()[None]
+            return lambda: mine.numpy()[None]
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(everyone, mine)
-        return torch.stack(everyone).numpy()
+        work = dist.all_gather(everyone, mine, async_op=True)
+
+        def received() -> NDArray[np.int64]:
+            assert work is not None
+            work.wait()
+            return torch.stack(everyone).numpy()
+
+        return received
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Elementwise sum over ranks in float64, on the CPU."""
@@ -71,6 +133,25 @@ class World:
         everyone: list[list[str]] = [[]] * self.size
         dist.all_gather_object(everyone, names)
         return {name for each in everyone for name in each}
+
+    def aside(self) -> "Aside":
+        """A way to exchange values from another thread than the one that trains."""
+        return Aside(self.size)
+
+
+class Aside:
+    """The same ranks in a group of their own, so that nothing gets between the collectives of training."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._group = dist.new_group(backend="gloo") if size > 1 else None
+
+    def exchange(self, mine: Any) -> list[Any]:
+        """Every rank's value, in the order of the ranks."""
+        everyone = [mine] * self.size
+        if self.size > 1:
+            dist.all_gather_object(everyone, mine, group=self._group)
+        return everyone
 
 
 def add(sums: Sums, more: Sums) -> Sums:

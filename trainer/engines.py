@@ -1,71 +1,112 @@
-"""One DeepSpeed engine per trained network, and the run as DeepSpeed's own configuration."""
+"""One DeepSpeed engine per trained network: forward, scaled backward, clipped step, and its state as pieces."""
 
 import contextlib
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, DamageError
 from configs.optimisation import FineTuneConfig
 from configs.schema import RunConfig, WorldConfig
-from trainer.checkpoint import load_weights, weights
+from trainer.checkpoint import weights
+from trainer.deepspeed_config import deepspeed_config
 from trainer.distributed import World
-from trainer.ema import Ema
+from trainer.ema import Ema, real_buffers
 from trainer.models.residual import statistics_kept
 from trainer.optim import build_optimizer
+from trainer.parallel import share_sequences
 from trainer.parts import first_update, parts_of
-from trainer.statistics import norms_of, share_statistics
+from trainer.pieces import Piece, State, Stored
+from trainer.scaling import LossScale
+from trainer.slices import slices_of
+from trainer.statistics import Statistics, norms_of
+from trainer.zero import Kept, fill, layout_of, load_moments, moments, shared_out
 
-
-def deepspeed_config(run: RunConfig) -> dict[str, Any]:
-    """RunConfig to DeepSpeed's dictionary; clipping is ours, because stage 0 reports no gradient norm."""
-    return {
-        "train_batch_size": run.train.global_batch_samples,
-        "train_micro_batch_size_per_gpu": run.micro_batch,
-        "gradient_accumulation_steps": run.accumulation,
-        "gradient_clipping": 0.0,  # its default would clip again, at 1.0
-        "zero_optimization": {"stage": 0},
-        "torch_autocast": {"enabled": run.train.precision == "bf16", "dtype": "bfloat16"},
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-    }
+Veto = Callable[[float], bool]
+"""Whether an update with this gradient norm is to be left out"""
 
 
 class Engine:
-    """A network under DeepSpeed: forward, scaled backward, clipped step; weights and optimizer state by name."""
+    """A network under DeepSpeed. Its weights, optimizer state and averages are saved and loaded by name."""
 
     def __init__(self, network: nn.Module, run: RunConfig, world: World) -> None:
         deepspeed = quiet_deepspeed()
-        self.clip, self.world = run.train.clip_grad_norm, world
-        self._channels_last, self._recompute = run.world.channels_last, run.world.recompute
+        self.clip, self.world, self.stage = run.train.clip_grad_norm, world, run.world.zero.stage
+        self.veto: Veto | None = None
+        self.skipped = False
+        """Whether the last update was left out"""
+        self._config = run.world
         network.to(world.device)
         self._since, self._norms_since = freeze(network, run.train.fine_tune)
         self.thaws = any((*self._since.values(), *self._norms_since.values()))
         """Whether some layers do not learn from the start"""
-        optimizer = build_optimizer(network, run.train.optimizer, run.train.fine_tune)
+        self.optimizer = build_optimizer(network, run.train.optimizer, run.train.fine_tune)
+        self._autocast = torch.float16 if run.train.precision == "fp16" else None
+        self._slices, section = slices_of(network, world.slice, world.slices)
         self._engine, *_ = deepspeed.initialize(
-            model=network, optimizer=optimizer, config=deepspeed_config(run), dist_init_required=False
+            model=network,
+            optimizer=self.optimizer,
+            config=deepspeed_config(run, device="cuda" if world.device.type == "cuda" else "cpu") | section,
+            dist_init_required=False,
         )
-        self.optimizer = optimizer
-        if world.size == 1:
+        if world.size == 1 and self.stage == 0:
             self._engine.enable_backward_allreduce = False  # the sum over one rank is a copy of every gradient
         self.module: nn.Module = self._engine.module
         arrange(self.module, run.world)  # DeepSpeed broadcasts weights at its start as they lie in memory, row by row
+        zero = self._engine.optimizer if self.stage else None
+        self._zero: Any = zero
+        self._layout = layout_of(self.module, zero, stage=self.stage, rank=world.rank // world.slices)
+        self.scale = LossScale(zero) if run.train.precision == "fp16" else None
+        anomalies = (run.train.anomalies.not_finite, run.train.anomalies.spike)
+        undone = self.scale is not None or "skip" in anomalies
+        self._statistics = Statistics(self.module, world, run.accumulation, undone=undone)
         self._parameters = list(self.module.parameters())
-        self._norms = norms_of(self.module)
-        self.ema = Ema(self.module, run.train.ema) if run.train.ema else None
+        live = {kept.name: kept.values for kept in self._layout.kept} | real_buffers(self.module)
+        self.ema = Ema(live, run.train.ema) if run.train.ema else None
+        self._fresh = True  # the next micro-batch is the first of a step
+        self._asked = False
+        if self.stage:
+            self._guard_optimizer()
+        share_sequences(self.module, world)
+        if run.world.compile:
+            self.module.compile(dynamic=False)
+        self._shapes: set[tuple[Any, ...]] = set()
+
+    @property
+    def size(self) -> int:
+        """Numbers in all parameters, whatever this rank holds of them."""
+        return sum(math.prod(shape_of(p)) for p in self._parameters)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._channels_last:
+        if self._fresh:
+            self._statistics.begin()
+            self._fresh = False
+        if self._config.channels_last:
             args = tuple(
                 each.contiguous(memory_format=torch.channels_last) if is_image(each) else each for each in args
             )
-        return self._engine(*args, **kwargs)
+        with self._arithmetic(args):
+            return self._engine(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _arithmetic(self, args: tuple[Any, ...]) -> Iterator[None]:
+        """fp16 by autocast; a compiled network is compiled once for each new shape, and never again."""
+        with contextlib.ExitStack() as stack:
+            if self._autocast:
+                stack.enter_context(torch.autocast(self.world.device.type, self._autocast))
+            if self._config.compile:
+                shapes = tuple(each.shape for each in args if isinstance(each, Tensor))
+                stack.enter_context(
+                    torch.compiler.set_stance("eager_on_recompile" if shapes in self._shapes else "default")
+                )
+                self._shapes.add(shapes)
+            yield
 
     def learn(self, update: int | None) -> None:
         """Get gradients in an update, counted from 0, for the layers that learn by then; None: for no layer.
@@ -80,52 +121,155 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradient; DeepSpeed divides by accumulation and averages over ranks at the boundary."""
-        with statistics_kept(self.module) if self._recompute else contextlib.nullcontext():
-            self._engine.backward(loss)
+        with statistics_kept(self.module) if self._config.recompute else contextlib.nullcontext():
+            self._engine.backward(self.scale.scaled(loss) if self.scale else loss)
+        self._statistics.add()
 
     def step(self, learning_rate: float, update: int) -> Tensor | None:
         """After each micro-batch; at the boundary updates the weights and returns the gradient norm before clipping.
 
-        `update` counts those of the run from 0.
+        `update` counts those of the run from 0. An update may be left out; `skipped` says so.
         """
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
             return None
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        self._engine.step()
-        share_statistics(self._norms, self.world)
-        if self.ema:
-            self.ema.update(self.module, update)
+        self.skipped = False
+        norm = self._step_split() if self.stage else self._step_whole()
+        applied = not self.skipped and math.isfinite(norm) if self.scale or self.veto else True
+        self._statistics.finish(counts=applied)
+        self._fresh = True
+        if self.ema and applied:
+            self.ema.update(update)
         return norm
 
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that a resume needs, by kind: weights with buffers, optimizer state, averaged weights."""
-        names = {id(p): name for name, p in self.module.named_parameters()}
-        moments = {
-            f"{names[id(p)]}/{key}": value
-            for p, state in self.optimizer.state.items()
-            for key, value in state.items()
-            if isinstance(value, Tensor)
-        }
-        state = {"weights": weights(self.module), "optimizer": moments}
-        return state | ({"ema": self.ema.average} if self.ema else {})
+    def _step_whole(self) -> Tensor:
+        """Stage 0, of which DeepSpeed tells no gradient norm."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if self.scale:
+            torch._foreach_mul_(gradients, 1 / self.scale.value)  # pyright: ignore[reportPrivateImportUsage]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.scale or self.veto:
+            self.skipped = self._rejected(norm.item())
+        if self.skipped:
+            for parameter in self._parameters:
+                parameter.grad = None
+        elif self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip, norm)
+        self._engine.step()
+        if self.scale:
+            self.scale.update(overflow=not math.isfinite(norm))
+        return norm
+
+    def _step_split(self) -> Tensor:
+        """Stages 1 to 3: DeepSpeed clips, and leaves out an update whose norm is no number."""
+        self._asked = False
+        self._engine.step()
+        norm = torch.as_tensor(self._zero._global_grad_norm)
+        if self._zero.overflow:
+            self.skipped = self._rejected(math.inf)
+            if self.scale:
+                self.scale.update(overflow=True)
+        return norm
+
+    def _rejected(self, norm: float) -> bool:
+        overflow = self.scale is not None and not math.isfinite(norm)
+        return overflow or (self.veto is not None and self.veto(norm))
+
+    def _guard_optimizer(self) -> None:
+        """Ask the veto where DeepSpeed knows the norm and has changed no weight."""
+        update = self.optimizer.step
+
+        def unless_rejected(*args: Any, **kwargs: Any) -> Any:
+            if self.veto and not self._asked:
+                self.skipped = self._rejected(float(self._zero._global_grad_norm))
+            self._asked = True  # DeepSpeed calls once for each group of parameters
+            return None if self.skipped else update(*args, **kwargs)
+
+        self.optimizer.step = unless_rejected  # type: ignore[method-assign]
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with the weights that evaluation will use."""
+        with self.ema.applied(self._layout.publish) if self.ema else contextlib.nullcontext():
+            yield
+
+    def state(self) -> State:
+        """All that a resume needs and this rank is to save, by kind: views, not copies."""
+        kept = self._layout.kept
+        memory = list(moments(self._layout, self.optimizer))
+        if self.stage:
+            state = {"weights": [*self._mine(self._whole()), *self._layout.resting, *map(piece, kept)]}
+            state["optimizer"] = memory
+        else:
+            state = {"weights": self._mine(self._whole())}
+            state["optimizer"] = self._mine({each.name: each.values for each in memory})
+        if self.ema:
+            average, runs = self.ema.average, {each.name: each for each in kept if self.stage}
+            state["ema"] = self._mine({name: average[name] for name in average if name not in runs})
+            state["ema"] += [piece(each, average[name]) for name, each in runs.items()]
+        if self.scale and self.world.rank == 0:
+            scale = self.scale.state()
+            state["scale"] = [Piece("scale", tuple(scale.shape), 0, scale)]
+        return self._slices.spread(state)
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Give back what `state` returned; weights are checked by name and shape."""
-        load_weights(self.module, state["weights"])
+    def load(self, stored: Stored) -> None:
+        """Take over what any number of ranks saved at any stage. Raises DamageError when it is another network's."""
         parameters = dict(self.module.named_parameters())
-        self.optimizer.state.clear()
-        for name, tensor in state["optimizer"].items():
-            owner, key = name.rsplit("/", 1)
-            parameter = parameters[owner]
-            self.optimizer.state[parameter][key] = laid_out_as(parameter, tensor)
+        own = {name: shape_of(parameters.get(name, tensor)) for name, tensor in weights(self.module).items()}
+        stored = self._slices.of(stored)
+        require_shapes(own, stored)
+        for name, tensor in self._whole().items():
+            tensor.copy_(stored.read("weights", name).view(tensor.shape))
+        for each in self._layout.resting:
+            each.values.copy_(stored.read("weights", each.name, each.start, each.values.numel()))
+        if self.stage:
+            for kept in self._layout.kept:
+                fill(kept.values, kept, stored, "weights", kept.name)
+            self._layout.publish()
+        load_moments(self._layout, self.optimizer, stored)
         if self.ema:
-            self.ema.load(dict(state["ema"]))
+            runs = {kept.name: kept for kept in self._layout.kept}
+            for name, average in self.ema.average.items():
+                start = runs[name].start if name in runs else 0
+                average.copy_(stored.read("ema", name, start, average.numel()).view(average.shape))
+        if self.scale and "scale" in stored.kinds():
+            self.scale.load(stored.read("scale", "scale"))
+
+    def _whole(self) -> dict[str, Tensor]:
+        """The weights and buffers that every rank has in full, and that no partition holds."""
+        named = weights(self.module)
+        if self.stage == 0:
+            return named
+        parameters = dict(self.module.named_parameters())
+        return {
+            name: tensor
+            for name, tensor in named.items()
+            if name not in parameters or (self.stage < 3 and not parameters[name].requires_grad)
+        }
+
+    def _mine(self, tensors: Mapping[str, Tensor]) -> list[Piece]:
+        return shared_out(tensors, self.world.rank // self.world.slices, self.world.size // self.world.slices)
+
+
+def piece(kept: Kept, values: Tensor | None = None) -> Piece:
+    return Piece(kept.name, kept.shape, kept.start, kept.values if values is None else values)
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Of the whole tensor, which DeepSpeed may have emptied."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def require_shapes(own: Mapping[str, tuple[int, ...]], stored: Stored) -> None:
+    """Raises DamageError naming the weights that a checkpoint lacks, has beside, or has in another shape."""
+    names = set(stored.names("weights"))
+    wrong = sorted(own.keys() ^ names)
+    wrong += [name for name in sorted(own.keys() & names) if stored.shape("weights", name) != own[name]]
+    if wrong:
+        raise DamageError(f"the weights are of another network: {', '.join(wrong[:5])} differ ({len(wrong)} in all)")
 
 
 def build_engines(
@@ -148,7 +292,7 @@ def freeze_all_but(engines: Mapping[str, Engine], turn: str, update: int) -> Non
 
 def arrange(network: nn.Module, config: WorldConfig) -> None:
     """Say how the network computes: what it keeps for the backward pass, and how images lie in memory."""
-    if config.channels_last:
+    if config.channels_last and config.zero.stage == 0:  # a partition holds weights row by row
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if hasattr(module, "recompute"):
@@ -182,13 +326,6 @@ def freeze(
     )
 
 
-def laid_out_as(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
-    """A copy where the parameter is, its numbers in the same order in memory, as optimizers take for granted."""
-    if tensor.shape != parameter.shape:
-        return tensor.clone().to(parameter.device)
-    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-
-
 def is_image(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
 
@@ -203,6 +340,7 @@ def quiet_deepspeed() -> Any:
 
     logging.disable(logging.NOTSET)
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     if not torch.cuda.is_available():
         sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
     return deepspeed

@@ -1,16 +1,17 @@
 """The training loop: the same for every family, network and world."""
 
+import gc
 import hashlib
-import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs.errors import Stopped
@@ -23,9 +24,17 @@ from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import Engine, freeze_all_but
 from trainer.evaluation.score import score_split
+from trainer.feed import Drawn, Feed
+from trainer.guard import Guard, require_finite
+from trainer.heartbeat import Pulse
+from trainer.meter import Meter
 from trainer.optim import learning_rate
+from trainer.recorder import Recorder, RunawayError
 from trainer.task import Batch, Scalars, Task
 from trainer.tracker import Tracker
+
+WARM = 3
+"""Steps after which everything that lasts has been made"""
 
 
 class StopRequest:
@@ -40,45 +49,6 @@ class StopRequest:
 
 
 @dataclass
-class Recorder:
-    """Steps done but not yet logged: sums stay on the device until one exchange for all of them."""
-
-    world: World
-    tracker: Tracker
-    steps: list[tuple[int, dict[str, Tensor], dict[str, Any]]] = field(default_factory=list)
-    last: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, step: int, sums: dict[str, Tensor], known: dict[str, Any]) -> None:
-        self.steps.append((step, sums, known))
-
-    def flush(self) -> None:
-        """Log every pending step. Raises FloatingPointError at the first loss or gradient that is not a number."""
-        if not self.steps:
-            return
-        names = list(self.steps[0][1])
-        local = torch.stack([sums[name].double().cpu() for _, sums, _ in self.steps for name in names])
-        totals = self.world.sum(local).view(len(self.steps), len(names)).tolist()
-        for (step, _, known), values in zip(self.steps, totals, strict=True):
-            self.last = dict(zip(names, values, strict=True)) | {
-                name: value.item() if isinstance(value, Tensor) else value for name, value in known.items()
-            }
-            require_finite(step, self.last)
-            self.tracker.log(step, self.last)
-        self.steps.clear()
-        self.tracker.flush()
-
-
-def require_finite(step: int, figures: Mapping[str, Any]) -> None:
-    """Raises FloatingPointError when training has run away; all ranks have the same figures, so all of them raise."""
-    for name, value in figures.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} is {value} at step {step}; the last checkpoint is from before: try a lower "
-                "train.optimizer.learning_rate, more warm-up or a smaller train.clip_grad_norm"
-            )
-
-
-@dataclass
 class Trainer:
     """What one rank needs to train: made once, used by `fit`."""
 
@@ -90,69 +60,97 @@ class Trainer:
     world: World
     checkpointer: Checkpointer
     tracker: Tracker
+    meter: Meter
+    pulse: Pulse
 
 
 def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
     """Train from `state` to the last step, or save and raise Stopped when asked to stop.
 
-    Every quantity is a function of (seed, step, rank) and the weights, so a resumed run repeats the uninterrupted one.
+    Every quantity is a function of (seed, step, micro-batch) and the weights, so a resumed run repeats the
+    uninterrupted one, on any number of ranks. Raises FloatingPointError when training runs away and the run's policy
+    has no way left.
     """
-    run, world, task = trainer.run, trainer.world, trainer.task
-    batches = _batches(trainer, state.position)
-    recorder = Recorder(world, trainer.tracker)
+    run = trainer.run
+    guard = Guard.restore(run.train.anomalies, state.guard, scaled=run.train.precision == "fp16")
+    while True:
+        try:
+            return _train(trainer, guard, state, stop)
+        except RunawayError as anomaly:
+            state = _roll_back(trainer, guard, anomaly)
+
+
+def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest) -> None:
+    run, world = trainer.run, trainer.world
+    feed = Feed(
+        _batches(trainer, state.position),
+        world,
+        trainer.pulse,
+        turns=len(trainer.task.turns),
+        accumulation=run.accumulation,
+    )
+    recorder = Recorder(world, trainer.tracker, guard, trainer.meter)
     progress = Progress("train", run.train.steps, "steps", start=state.step, visible=world.rank == 0)
-    saved = state.step
-    for step in range(state.step, run.train.steps):
-        begun, waited, stopping = time.perf_counter(), 0.0, False
-        sums: dict[str, Tensor] = {}
-        known: dict[str, Any] = {}
-        for turn in task.turns:
-            freeze_all_but(trainer.engines, turn, step)
-            asked = time.perf_counter()
-            micro = [next(batches) for _ in range(run.accumulation)]
-            waited += time.perf_counter() - asked
-            terms, ids, asked_to_stop = exchange(world, micro, stop.wanted)
-            stopping |= asked_to_stop
-            label = f"train/{turn}" if len(task.turns) > 1 else "train"
-            sums |= _train_turn(trainer, turn, micro, terms, step, label, known)
-            state = _advance(state, ids)
-        state = TrainState(step + 1, state.position, state.samples_digest)
-        spent = time.perf_counter() - begun
-        known |= _step_figures(run, state, spent, waited)
-        recorder.add(step + 1, sums, known)
+    begun, saved = state.step, state.step if state.step else -1
+    if state.step < run.train.steps:
+        feed.ahead(state.step, stop=stop.wanted, failed=False)
+    while state.step < run.train.steps:
+        drawn = feed.take(state.step)
+        if drawn.failed:
+            trainer.checkpointer.wait()  # raises
+        if drawn.stop:
+            recorder.flush()
+            if saved != state.step:
+                save(trainer, state, guard, recorder.last)
+            trainer.checkpointer.wait()
+            raise Stopped(
+                f"stopped after step {state.step} of {run.train.steps}, which is saved; the same command goes on"
+            )
+        state = _step(trainer, guard, recorder, drawn, state)
+        if state.step == begun + WARM:
+            gc.collect()
+            gc.freeze()  # what is there stays: no collection has to walk through it again
         last = state.step == run.train.steps
-        if last or stopping or state.step % run.train.log_every_steps == 0:
+        if not last:
+            feed.ahead(state.step, stop=stop.wanted, failed=trainer.checkpointer.failed)
+        validates = last or state.step % run.train.validate_every_steps == 0
+        saves = last or state.step % run.train.checkpoint.every_steps == 0
+        if validates or saves or state.step % run.train.log_every_steps == 0:
             recorder.flush()
-        if last or state.step % run.train.validate_every_steps == 0:
-            recorder.flush()
-            validate(trainer, state.step)
-        if last or stopping or state.step % run.train.checkpoint.every_steps == 0:
-            recorder.flush()
-            _save(trainer, state, recorder.last)
+        scores = validate(trainer, state.step) if validates else {}
+        if saves:
+            save(trainer, state, guard, recorder.last | scores)
             saved = state.step
         if progress.due() and recorder.last:
             loss = next(value for name, value in recorder.last.items() if name.endswith("loss"))
-            progress.show(state.step, rate(recorder.last["train/samples_per_s"], "samples"), f"loss {loss:.3f}")
-        if stopping and not last:
-            raise Stopped(f"stopped after step {saved} of {run.train.steps}, which is saved; the same command goes on")
+            progress.show(state.step, rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}")
+    with trainer.meter.during("save"):
+        trainer.checkpointer.wait()
+    recorder.tell_time(state.step)
 
 
-def _batches(trainer: Trainer, position: int) -> Iterator[Batch]:
-    run, world = trainer.run, trainer.world
-    data, micro = trainer.data, run.micro_batch
-    sampler = Sampler(data.order, micro=micro, rank=world.rank, world=world.size, position=position)
-    workers = run.world.loader_workers
-    return loader(data.readers["train"], sampler, trainer.task.collate, workers=workers, end=data.document_end)
-
-
-def exchange(world: World, micro: Sequence[Batch], stop: bool) -> tuple[int, np.ndarray[Any, Any], bool]:
-    """What all ranks must agree on before a step: the terms of its loss, its sample ids by position, a wish to stop."""
-    count = sum(batch.count for batch in micro)
-    ids = [index for batch in micro for index in batch.ids]
-    everyone = world.gather([count, int(stop), *ids])  # [world, 2 + accumulation x micro]
-    by_rank = everyone[:, 2:].reshape(world.size, len(micro), -1)
-    terms = int(everyone[:, 0].sum())
-    return terms, by_rank.transpose(1, 0, 2).ravel(), bool(everyone[:, 1].any())
+def _step(trainer: Trainer, guard: Guard, recorder: Recorder, drawn: Drawn, state: TrainState) -> TrainState:
+    """One update of every network whose turn it is."""
+    step, task = state.step, trainer.task
+    trainer.pulse.beat("compute", step)
+    sums: dict[str, Tensor] = {}
+    known: dict[str, Any] = {}
+    for turn, micro, terms, ids in zip(task.turns, drawn.micro, drawn.terms, drawn.ids, strict=True):
+        freeze_all_but(trainer.engines, turn, step)
+        label = f"train/{turn}" if len(task.turns) > 1 else "train"
+        if guard.vetoes:
+            trainer.engines[turn].veto = partial(guard.skips, key=f"{label}/grad_norm", step=step + 1)
+        sums |= _train_turn(trainer, turn, micro, terms, step, label, known)
+        state = replace(state, position=state.position + len(ids), samples_digest=rolled(state.samples_digest, ids))
+    state = replace(state, step=step + 1)
+    trainer.meter.spend("data", drawn.waited_s)
+    known |= {
+        "train/data_wait_s": drawn.waited_s,
+        "position": state.position,
+        "samples_digest": state.samples_digest,
+    }
+    recorder.add(state.step, sums, known)
+    return state
 
 
 def _train_turn(
@@ -163,8 +161,9 @@ def _train_turn(
     nets = {name: each if name == turn else each.module for name, each in trainer.engines.items()}
     sums: dict[str, Tensor] = {}
     for i, batch in enumerate(micro):
-        seed_all(run.seed, step, trainer.task.turns.index(turn), i, world.rank)
-        total, scalars = trainer.task.loss(turn, {**nets, **trainer.frozen}, batch.to(world.device))
+        # a micro-batch holds the same samples on any number of ranks, and gets the same random numbers
+        seed_all(run.seed, step, trainer.task.turns.index(turn), i * world.replicas + world.replica, world.part)
+        total, scalars = trainer.task.loss(turn, {**nets, **trainer.frozen}, batch)
         # DeepSpeed divides by accumulation and averages over ranks; together the gradient of sum / terms
         engine.backward(total * (world.size * len(micro) / terms))
         rate_now = learning_rate(step, run.train)
@@ -175,22 +174,21 @@ def _train_turn(
             key = f"{label}/{name}"
             sums[key] = sums[key] + part if key in sums else part
         known |= {f"{label}/learning_rate": rate_now, f"{label}/grad_norm": norm}
+    if engine.scale:
+        known[f"{label}/loss_scale"] = engine.scale.value
     return sums
 
 
-def _advance(state: TrainState, ids: np.ndarray[Any, Any]) -> TrainState:
-    rolled = hashlib.sha256(bytes.fromhex(state.samples_digest) + ids.astype("<i8").tobytes()).hexdigest()
-    return TrainState(state.step, state.position + len(ids), rolled)
+def rolled(digest: str, ids: NDArray[np.int64]) -> str:
+    """The rolling digest of all sample ids so far, with those of one more update."""
+    return hashlib.sha256(bytes.fromhex(digest) + ids.astype("<i8").tobytes()).hexdigest()
 
 
-def _step_figures(run: RunConfig, state: TrainState, spent: float, waited: float) -> dict[str, Any]:
-    samples = run.train.global_batch_samples
-    return {
-        "train/samples_per_s": samples / spent,
-        "train/data_wait_s": waited,
-        "position": state.position,
-        "samples_digest": state.samples_digest,
-    }
+def _batches(trainer: Trainer, position: int) -> Iterator[Batch]:
+    run, world, data = trainer.run, trainer.world, trainer.data
+    sampler = Sampler(data.order, micro=run.micro_batch, rank=world.replica, world=world.replicas, position=position)
+    workers = run.world.loader_workers
+    return loader(data.readers["train"], sampler, trainer.task.collate, workers=workers, end=data.document_end)
 
 
 def validate(trainer: Trainer, step: int) -> dict[str, float]:
@@ -198,10 +196,10 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     if (validation := trainer.data.readers.get("validation")) is None:
         return {}
     run, begun = trainer.run, time.perf_counter()
-    with ExitStack() as stack:
+    trainer.pulse.beat("validate", step)
+    with trainer.meter.during("validate"), ExitStack() as stack:
         for engine in trainer.engines.values():
-            if engine.ema:
-                stack.enter_context(engine.ema.applied(engine.module))
+            stack.enter_context(engine.averaged())
         nets = {name: engine.module for name, engine in trainer.engines.items()} | dict(trainer.frozen)
         sums = score_split(
             trainer.task,
@@ -210,6 +208,7 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             trainer.world,
             batch=run.micro_batch,
             limit=run.train.validation_samples,
+            pulse=trainer.pulse,
         )
     metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
     require_finite(step, metrics)
@@ -221,8 +220,27 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     return metrics
 
 
-def _save(trainer: Trainer, state: TrainState, figures: Mapping[str, Any]) -> None:
-    metrics = {name: value for name, value in figures.items() if name.endswith("loss")}
-    trainer.checkpointer.save(trainer.engines, state, metrics)
-    trainer.checkpointer.prune(trainer.run.train.checkpoint.keep, newest=state.step)
+def save(trainer: Trainer, state: TrainState, guard: Guard, figures: Mapping[str, Any]) -> None:
+    """Begin a checkpoint; the loop goes on when the state has been copied."""
+    trainer.pulse.beat("save", state.step)
+    metrics = {
+        name: value for name, value in figures.items() if name.endswith("loss") or name.startswith("validation/")
+    }
+    with trainer.meter.during("save"):
+        trainer.checkpointer.save(trainer.engines, replace(state, guard=guard.state()), metrics)
     trainer.tracker.event("checkpoint", step=state.step, position=state.position, samples_digest=state.samples_digest)
+
+
+def _roll_back(trainer: Trainer, guard: Guard, anomaly: RunawayError) -> TrainState:
+    """The last checkpoint's state, to go on past the samples since. Raises FloatingPointError when there is none."""
+    checkpointer = trainer.checkpointer
+    checkpointer.wait()
+    latest = checkpointer.latest()
+    if latest is None:
+        raise FloatingPointError(f"{anomaly}; there is no checkpoint to go back to")
+    state = checkpointer.load(latest, trainer.engines)
+    guard.go_back(state.guard, start=state.position, end=anomaly.position)
+    if trainer.world.rank == 0:
+        samples = anomaly.position - state.position
+        say("train", f"{anomaly}; back to step {state.step} and past {samples:,} samples")
+    return replace(state, position=anomaly.position)

@@ -85,7 +85,7 @@ def read_run(path: Path, run: RunConfig, manifest: Manifest) -> Source:
             f"{manifest.tokenizer.sha256[:12]}; set data.tokenizer={{kind: file, path: {folder.tokenizer}}}"
         )
     checkpoint, record = newest_sound(folder)
-    kinds = read_tensors(checkpoint, NETWORK)
+    kinds = read_tensors(checkpoint, NETWORK, "weights", "ema")
     averaged = kinds.get("ema", {}) if theirs.train.ema else {}
     same = answers(run) == answers(theirs) and names_of(manifest) == names_of(data)
     ours, others = (each.task.model.model_dump(exclude={"init_from", "preset", "dropout"}) for each in (run, theirs))

@@ -25,6 +25,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return replace(self, tensors={k: t.to(device, non_blocking=True) for k, t in self.tensors.items()})
 
+    def pinned(self) -> "Batch":
+        """In memory that a GPU copies from by itself."""
+        return replace(self, tensors={k: t.pin_memory() for k, t in self.tensors.items()})
+
 
 class Task(Protocol):
     """A family: knows nothing of ranks, DeepSpeed, precision or files."""

@@ -76,7 +76,7 @@ class Tracker:
     def event(self, name: str, **fields: Any) -> None:
         """Anything that is not a metric of a step: a checkpoint, a stop."""
         self._log.write(name, **fields)
-        self._log.flush(to_disk=name == "checkpoint")
+        self._log.flush()
 
     def log(self, step: int, metrics: Metrics, *, event: str = "step") -> None:
         """Metrics after `step` updates."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configs.optimisation import EmaConfig
-from trainer.ema import Ema, power_exponent
+from trainer.ema import Ema, averaged, power_exponent
 
 HALF = EmaConfig(decay=0.5)
 
@@ -23,14 +23,14 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
 def averaged_over_random_steps(config: EmaConfig, updates: int) -> tuple[Ema, dict[str, list[torch.Tensor]]]:
     """An average, and the weights at the start and after each update."""
     model = network()
-    ema = Ema(model, config)
+    ema = Ema(averaged(model), config)
     history = {name: [p.detach().double().clone()] for name, p in model.named_parameters()}
     for step in range(updates):
         generator = torch.Generator().manual_seed(step)
         for name, p in model.named_parameters():
             p.data.add_(torch.randn(p.shape, generator=generator))
             history[name].append(p.detach().double().clone())
-        ema.update(model, step)
+        ema.update(step)
     return ema, history
 
 
@@ -65,15 +65,16 @@ def test_the_exponent_of_a_width_is_the_papers_and_gives_that_width_back(width: 
 
 def test_a_power_average_is_a_function_of_the_update_alone() -> None:
     model = network()
-    ema, resumed = Ema(model, EmaConfig(power=0.1)), Ema(model, EmaConfig(power=0.1))
+    ema, resumed = Ema(averaged(model), EmaConfig(power=0.1)), Ema(averaged(model), EmaConfig(power=0.1))
     for update in range(6):
         if update == 3:
-            resumed.load(ema.average)
+            for name, tensor in resumed.average.items():
+                tensor.copy_(ema.average[name])
         for p in model.parameters():
             p.data.add_(0.1 * update)
-        ema.update(model, update)
+        ema.update(update)
         if update >= 3:
-            resumed.update(model, update)
+            resumed.update(update)
     for name, tensor in ema.average.items():
         assert torch.equal(tensor, resumed.average[name])
 
@@ -82,28 +83,28 @@ def test_a_shared_weight_is_averaged_once_and_so_are_saved_buffers_of_real_numbe
     model = nn.Sequential(network(), nn.BatchNorm1d(6))
     model.register_buffer("scratch", torch.zeros(2), persistent=False)
     weights = {"0.0.weight", "0.1.weight", "0.1.bias", "1.weight", "1.bias"}
-    assert set(Ema(model, HALF).average) == weights | {"1.running_mean", "1.running_var"}
+    assert set(Ema(averaged(model), HALF).average) == weights | {"1.running_mean", "1.running_var"}
 
 
 def test_running_statistics_are_as_old_as_the_averaged_weights() -> None:
     model = nn.BatchNorm1d(3)
-    ema = Ema(model, EmaConfig(decay=0.9))
+    ema = Ema(averaged(model), EmaConfig(decay=0.9))
     model(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)) + 2)
     assert model.running_mean is not None
     own = model.running_mean.clone()
-    ema.update(model, 0)
-    with ema.applied(model):
+    ema.update(0)
+    with ema.applied():
         torch.testing.assert_close(model.running_mean, 0.1 * own)
     assert torch.equal(model.running_mean, own)
 
 
 def test_the_average_is_kept_in_fp32_whatever_the_weights_are() -> None:
-    ema = Ema(network(torch.bfloat16), EmaConfig(decay=0.999))
+    model = network(torch.bfloat16)
+    ema = Ema(averaged(model), EmaConfig(decay=0.999))
     before = {name: tensor.clone() for name, tensor in ema.average.items()}
-    other = network(torch.bfloat16)
-    for p in other.parameters():
+    for p in model.parameters():
         p.data.add_(0.01)
-    ema.update(other, 0)
+    ema.update(0)
     for name, tensor in ema.average.items():
         assert tensor.dtype == torch.float32
         assert not torch.equal(tensor, before[name])  # a change that bf16 would lose
@@ -111,14 +112,14 @@ def test_the_average_is_kept_in_fp32_whatever_the_weights_are() -> None:
 
 def test_applied_shows_the_average_and_restores_every_bit_even_after_an_exception() -> None:
     model = network()
-    ema = Ema(model, HALF)
+    ema = Ema(averaged(model), HALF)
     for p in model.parameters():
         p.data.mul_(3.0)
-    ema.update(model, 0)
+    ema.update(0)
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     average = {name: tensor.clone() for name, tensor in ema.average.items()}
     storage = [p.data_ptr() for p in model.parameters()]
-    with contextlib.suppress(RuntimeError), ema.applied(model):
+    with contextlib.suppress(RuntimeError), ema.applied():
         for name, p in model.named_parameters():
             assert torch.equal(p, average[name])
         assert model[2].weight is model[0].weight
@@ -129,10 +130,10 @@ def test_applied_shows_the_average_and_restores_every_bit_even_after_an_exceptio
     assert [p.data_ptr() for p in model.parameters()] == storage  # optimizers hold on to the same memory
 
 
-def test_loading_copies_the_tensors() -> None:
+def test_applied_lets_the_network_take_over_what_was_exchanged_each_time() -> None:
     model = network()
-    ema = Ema(model, HALF)
-    given = {name: torch.full_like(tensor, 7.0) for name, tensor in ema.average.items()}
-    ema.load(given)
-    next(iter(given.values())).zero_()
-    assert all((tensor == 7.0).all() for tensor in ema.average.values())
+    ema, seen = Ema(averaged(model), HALF), list[float]()
+    model[1].bias.data.add_(1.0)
+    with ema.applied(lambda: seen.append(model[1].bias[0].item())):
+        pass
+    assert seen[1] == pytest.approx(seen[0] + 1.0)

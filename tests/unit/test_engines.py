@@ -1,5 +1,6 @@
 """Engines: each optimizer saved and restored, layers that thaw, batch norms that rest, memory laid out for images."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.errors import ConfigError
-from tests.tiny import ALONE, tiny_run, without_deepspeed
+from configs.errors import ConfigError, DamageError
+from tests.tiny import ALONE, on_ranks, tiny_run, without_deepspeed
+from trainer.distributed import World
 from trainer.engines import Engine, freeze_all_but
 from trainer.models.heads import LanguageHead
 from trainer.models.transformer import Transformer
+from trainer.statistics import Statistics
 
 OPTIMIZERS = {
     "adamw": "{kind: adamw, learning_rate: 0.01}",
@@ -52,9 +55,8 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def engine(seed: int = 0, **overrides: object) -> Engine:
     torch.manual_seed(seed)
-    run = tiny_run(
-        world__micro_batch_samples=16, train__global_batch_samples=16, task__model__init_from="elsewhere", **overrides
-    )
+    sizes: dict[str, object] = {"world__micro_batch_samples": 16, "train__global_batch_samples": 16}
+    run = tiny_run(task__model__init_from="elsewhere", **sizes | overrides)
     return Engine(Convolutional(), run, ALONE)
 
 
@@ -68,12 +70,37 @@ def update(engine: Engine, number: int) -> Tensor:
     return logits.detach()
 
 
+def held(engine: Engine) -> dict[str, dict[str, Tensor]]:
+    """The state by kind and name; one rank holds all of it whole."""
+    return {kind: {piece.name: piece.values for piece in pieces} for kind, pieces in engine.state().items()}
+
+
 def snapshot(engine: Engine) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in engine.state()["weights"].items()}
+    return {name: tensor.clone() for name, tensor in held(engine)["weights"].items()}
 
 
 def changed(engine: Engine, before: dict[str, Tensor]) -> set[str]:
-    return {name for name, tensor in engine.state()["weights"].items() if not torch.equal(tensor, before[name])}
+    return {name for name, tensor in held(engine)["weights"].items() if not torch.equal(tensor, before[name])}
+
+
+class Files:
+    """A state as files hold it."""
+
+    def __init__(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.state = {k: {n: t.clone().contiguous() for n, t in each.items()} for k, each in state.items()}
+
+    def kinds(self) -> list[str]:
+        return list(self.state)
+
+    def names(self, kind: str) -> list[str]:
+        return list(self.state.get(kind, ()))
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        return tuple(self.state[kind][name].shape)
+
+    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        flat = self.state[kind][name].view(-1)
+        return flat[start : None if count is None else start + count]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -88,12 +115,11 @@ def test_training_goes_on_from_a_saved_state_with_every_bit(optimizer: str, chan
     whole, resumed = engine(1, **overrides), engine(2, **overrides)
     for number in range(3):
         update(whole, number)
-    # as a file holds them
-    resumed.load({kind: {n: t.clone().contiguous() for n, t in each.items()} for kind, each in whole.state().items()})
+    resumed.load(Files(held(whole)))
     for number in range(3, 6):
         update(whole, number)
         update(resumed, number)
-    ours, theirs = whole.state(), resumed.state()
+    ours, theirs = held(whole), held(resumed)
     assert {"weights", "ema"} <= set(ours) == set(theirs)
     for kind, tensors in ours.items():
         assert set(tensors) == set(theirs[kind])
@@ -107,7 +133,7 @@ def test_a_frozen_body_keeps_its_weights_its_statistics_and_has_no_optimizer_sta
     for number in range(3):
         update(frozen, number)
     assert changed(frozen, before) == {"head.weight", "head.bias"}
-    assert {name.split("/")[0] for name in frozen.state()["optimizer"]} == {"head.weight", "head.bias"}
+    assert {name.split("/")[0] for name in held(frozen)["optimizer"]} == {"head.weight", "head.bias"}
 
 
 def test_a_frozen_body_stays_at_rest_after_the_network_was_put_into_training_mode() -> None:
@@ -169,7 +195,7 @@ def test_a_layer_learns_at_its_share_of_the_rate() -> None:
     slow.clip = None
     update(slow, 0)
     for name, share in (("head.bias", 1.0), ("block.1.bias", 0.5)):
-        moved = before[name] - slow.state()["weights"][name]
+        moved = before[name] - held(slow)["weights"][name]
         torch.testing.assert_close(moved, 0.01 * share * gradients[name])
 
 
@@ -191,3 +217,56 @@ def test_channels_last_lays_out_weights_and_images_and_changes_no_result_but_by_
     weight = pixelwise.module.get_parameter("block.0.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
+
+
+def test_a_state_of_another_network_is_refused_with_the_names_that_differ() -> None:
+    state = held(engine())
+    state["weights"]["head.weight"] = torch.zeros(3, 6)
+    del state["weights"]["stem.0.weight"]
+    with pytest.raises(DamageError, match=r"stem\.0\.weight, head\.weight differ \(2 in all\)"):
+        engine().load(Files(state))
+
+
+def test_an_update_that_is_vetoed_changes_nothing() -> None:
+    vetoed = engine(train__ema="{decay: 0.5}", world__micro_batch_samples=8)
+    for number in (0, 0):
+        update(vetoed, number)
+    before = {kind: {n: t.clone() for n, t in each.items()} for kind, each in held(vetoed).items()}
+    asked: list[float] = []
+    vetoed.veto = lambda norm: bool(asked.append(norm)) or True
+    for number in (1, 1):  # two micro-batches of one update
+        update(vetoed, number)
+    assert vetoed.skipped
+    assert len(asked) == 1
+    for kind, tensors in held(vetoed).items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, before[kind][name]), (kind, name)
+    vetoed.veto = lambda norm: False
+    for number in (2, 2):
+        update(vetoed, number)
+    assert not vetoed.skipped
+    assert changed(vetoed, before["weights"])
+
+
+def test_running_statistics_do_not_depend_on_how_micro_batches_are_shared_out() -> None:
+    """Four micro-batches in turn on one rank, or two on each of two, give the same running statistics."""
+
+    torch.manual_seed(0)
+    untrained = Convolutional()
+
+    def statistics(world: World) -> dict[str, Tensor]:
+        network = copy.deepcopy(untrained)
+        shared = Statistics(network, world, accumulation=4 // world.size)
+        for step in range(2):
+            shared.begin()
+            for number in range(world.rank, 4, world.size):
+                network(torch.randn(8, 3, 7, 7, generator=torch.Generator().manual_seed(10 * step + number)))
+                shared.add()
+            shared.finish(counts=True)
+        return {name: tensor.clone() for name, tensor in network.named_buffers()}
+
+    (alone,) = on_ranks(1, statistics)
+    for several in (*on_ranks(2, statistics), *on_ranks(4, statistics)):
+        for name, tensor in alone.items():
+            torch.testing.assert_close(several[name], tensor, rtol=1e-6, atol=1e-7)
+    assert alone["stem.1.num_batches_tracked"] == 2

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from configs.engine import AnomalyConfig
 from configs.errors import Stopped
 from configs.folder import RunFolder
 from configs.optimisation import AdamWConfig
@@ -41,8 +42,13 @@ from tests.tiny import (
 from trainer.checkpoint import TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines, freeze_all_but
-from trainer.loop import Recorder, StopRequest, Trainer, exchange, fit
+from trainer.feed import Feed
+from trainer.guard import Guard
+from trainer.heartbeat import NullPulse
+from trainer.loop import StopRequest, Trainer, fit
+from trainer.meter import Meter, Workload
 from trainer.optim import learning_rate
+from trainer.recorder import Recorder
 from trainer.task import Batch, Sample
 from trainer.tasks import build_task
 from trainer.tracker import EventLog, Tracker, read_events
@@ -197,7 +203,6 @@ def test_every_step_is_logged_with_its_figures_and_the_position(folder: RunFolde
     assert [event["position"] for event in steps] == [8, 16, 24, 32, 40]
     for number, event in enumerate(steps):
         assert event["train/learning_rate"] == learning_rate(number, run.train)
-        assert event["train/samples_per_s"] > 0
         assert event["train/data_wait_s"] >= 0
     assert [event["step"] for event in events if event["event"] == "validation"] == [3, 5]
     assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 5]
@@ -240,7 +245,7 @@ class Killed(BaseException):
 
 
 def final_weights(folder: RunFolder) -> bytes:
-    return (step_folder(folder.train, STEPS) / "model.weights.safetensors").read_bytes()
+    return (step_folder(folder.train, STEPS) / "model.weights.rank-00000.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("batches", [1, 4, 7, 9])
@@ -324,10 +329,15 @@ def test_weights_that_run_away_in_the_last_step_are_not_saved(folder: RunFolder,
     assert steps_in(folder.train) == []
 
 
+def make_recorder(world: World, path: Path) -> Recorder:
+    meter = Meter(Workload(samples_per_step=8), memory=lambda: 0)
+    return Recorder(world, Tracker(EventLog(path), []), Guard(AnomalyConfig()), meter)
+
+
 @pytest.mark.parametrize("bad", ["train/loss", "train/grad_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_recorder_raises_at_the_first_figure_that_is_no_number(tmp_path: Path, bad: str, value: float) -> None:
-    recorder = Recorder(ALONE, Tracker(EventLog(tmp_path / "events.jsonl"), []))
+    recorder = make_recorder(ALONE, tmp_path / "events.jsonl")
     for step in (1, 2, 3):
         figures = {"train/loss": 2.0, "train/grad_norm": 1.0} | ({bad: value} if step == 2 else {})
         norm = {"train/grad_norm": torch.tensor(figures["train/grad_norm"])}
@@ -342,7 +352,7 @@ def test_the_recorder_raises_at_the_first_figure_that_is_no_number(tmp_path: Pat
 def test_the_recorder_adds_the_ranks_parts_of_each_step(tmp_path: Path) -> None:
     def work(world: World) -> list[dict[str, Any]]:
         path = tmp_path / f"{world.rank}.jsonl"
-        recorder = Recorder(world, Tracker(EventLog(path), []))
+        recorder = make_recorder(world, path)
         for step in (1, 2):
             recorder.add(step, {"train/loss": torch.tensor(step * (world.rank + 1.0))}, {"position": 8 * step})
         recorder.flush()
@@ -361,17 +371,33 @@ def micro_batches(world: World, accumulation: int, micro: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize(("size", "accumulation", "micro"), [(1, 1, 1), (1, 3, 2), (2, 1, 4), (3, 2, 2), (4, 3, 1)])
-def test_exchange_gives_every_rank_the_ids_by_position_the_terms_and_the_wish_to_stop(
+def test_the_feed_gives_every_rank_the_ids_by_position_the_terms_and_the_wish_to_stop(
     size: int, accumulation: int, micro: int
 ) -> None:
     def work(world: World) -> Any:
         batches = micro_batches(world, accumulation, micro)
-        agreed = [exchange(world, batches, world.rank == wishing) for wishing in (-1, size - 1)]
-        return [(terms, ids.tolist(), stopping) for terms, ids, stopping in agreed]
+        agreed = []
+        for wishing in (-1, size - 1):
+            feed = Feed(iter(batches), world, NullPulse(), turns=1, accumulation=accumulation)
+            feed.ahead(0, stop=world.rank == wishing, failed=False)
+            drawn = feed.take(0)
+            assert [[batch.ids for batch in micro] for micro in drawn.micro] == [[batch.ids for batch in batches]]
+            agreed.append((drawn.terms, [ids.tolist() for ids in drawn.ids], drawn.stop, drawn.failed))
+        return agreed
 
-    terms = accumulation * sum(10 * rank + 1 for rank in range(size))
-    ids = list(range(size * accumulation * micro))
-    assert on_ranks(size, work) == [[(terms, ids, False), (terms, ids, True)]] * size
+    terms = [accumulation * sum(10 * rank + 1 for rank in range(size))]
+    ids = [list(range(size * accumulation * micro))]
+    assert on_ranks(size, work) == [[(terms, ids, False, False), (terms, ids, True, False)]] * size
+
+
+def test_every_turn_of_a_step_has_its_own_micro_batches_terms_and_ids() -> None:
+    batches = [Batch({}, count=number, ids=(10 * number, 10 * number + 1)) for number in range(6)]
+    feed = Feed(iter(batches), ALONE, NullPulse(), turns=2, accumulation=3)
+    feed.ahead(0, stop=False, failed=True)
+    drawn = feed.take(0)
+    assert drawn.failed
+    assert drawn.terms == [0 + 1 + 2, 3 + 4 + 5]
+    assert [ids.tolist() for ids in drawn.ids] == [[0, 1, 10, 11, 20, 21], [30, 31, 40, 41, 50, 51]]
 
 
 def test_freezing_leaves_gradients_to_the_network_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,4 +438,4 @@ def test_a_world_of_one_exchanges_with_itself() -> None:
 
 
 def test_a_state_holds_no_trace_of_the_world() -> None:
-    assert {"step", "position", "samples_digest"} == set(TrainState.__dataclass_fields__)
+    assert {"step", "position", "samples_digest", "guard"} == set(TrainState.__dataclass_fields__)

@@ -24,7 +24,7 @@ from trainer.tracker import open_tracker
 def evaluate(run: RunConfig, folder: RunFolder) -> None:
     """Score the finished training's last checkpoint on the test split."""
     torch.set_grad_enabled(False)
-    world = World.join(run.world)
+    world = World.join(run.world, whole=True)
     if world.rank == 0:
         with locked(folder.evaluation):
             _evaluate(run, folder, world)

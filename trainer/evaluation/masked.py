@@ -19,10 +19,10 @@ from data.shards import ShardReader
 from trainer.distributed import World, add
 from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
 from trainer.evaluation.score import score_split
+from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
 from trainer.tasks.masked_lm import MaskedLM, hidden_logits, masked_sums
-from trainer.tasks.padding import PADDING
 
 
 def evaluate(

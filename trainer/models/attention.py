@@ -6,8 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.sequences import Share
+
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines [T, 1, D/H]"""
+PADDING = -1
+"""The document of what is no token"""
 
 
 class AttentionShape(Protocol):
@@ -31,7 +35,8 @@ class Attention(nn.Module):
     """Scaled dot-product attention; groups of heads may share keys and values (Ainslie et al., 2023).
 
     x [B, T, D]; mask [B, 1, T, T] bool says who sees whom, and is all there is to say; without one a token sees itself
-    and those before it, or all, as the shape has it.
+    and those before it, or all, as the shape has it. Where sequences are shared, x and rotation are of this part's
+    tokens, the mask is of all.
     """
 
     def __init__(self, shape: AttentionShape) -> None:
@@ -44,8 +49,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(shape.width, shape.width, bias=shape.bias)
         self.dropout = shape.dropout
 
-    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
-        batch, length, width = x.shape
+    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share) -> Tensor:
+        batch, length, _ = x.shape
         heads, kv_heads = self.num_heads, self.num_kv_heads
         stacked = self.query_key_value(x).view(batch, length, heads + 2 * kv_heads, self.head_width)
         if rotation is None:
@@ -53,6 +58,7 @@ class Attention(nn.Module):
         else:
             turned, value = stacked.split((heads + kv_heads, kv_heads), dim=2)
             query, key = rotate(turned, rotation).split((heads, kv_heads), dim=2)
+        query, key, value = share.to_heads(query, key, value)
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),  # [B, H, T, D/H]
             key.transpose(1, 2),
@@ -62,7 +68,8 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             enable_gqa=kv_heads != heads,
         )
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        mixed = share.to_tokens(mixed.transpose(1, 2))  # [B, T, H, D/H]
+        return self.output(mixed.flatten(2))
 
 
 class Rotary(nn.Module):
@@ -78,8 +85,8 @@ class Rotary(nn.Module):
         self.register_buffer("cosine", angle.cos()[:, None], persistent=False)
         self.register_buffer("sine", angle.sin()[:, None], persistent=False)
 
-    def forward(self, length: int) -> Rotation:
-        return self.cosine[:length], self.sine[:length]
+    def forward(self, places: slice) -> Rotation:
+        return self.cosine[places], self.sine[places]
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

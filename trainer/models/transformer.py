@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.models.attention import Attention, Rotary, Rotation, mask_between, places_in
+from trainer.models.attention import PADDING, Attention, Rotary, Rotation, mask_between, places_in
+from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import LanguageHead, build_norm
+from trainer.models.sequences import WHOLE, Share, filled, own_places
 
 
 class TransformerShape(Protocol):
@@ -61,10 +63,15 @@ class Transformer(nn.Module):
 
     Blocks normalise their input, with one more norm at the end (GPT-2), or their output (BERT). RMSNorm, rotary
     positions, SwiGLU and grouped-query attention are Llama's choices (Touvron et al., 2023).
+
+    Where ranks share sequences, each is given whole ones, and in training returns what the head makes of its own
+    tokens; evaluation reads whole sequences, so each rank may score others.
     """
 
     recompute = False
     """Whether training keeps each block's input alone and computes the rest again in the backward pass"""
+    share: Share = WHOLE
+    """The tokens of every sequence that this rank trains on"""
 
     def __init__(self, shape: TransformerShape, *, vocabulary_size: int, context_tokens: int, head: nn.Module) -> None:
         super().__init__()
@@ -107,24 +114,30 @@ class Transformer(nn.Module):
         return [*parts, *([("norm",)] if self.norm is not None else []), ("head",)]
 
     def features(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """What the head reads: tokens [B, T] to states [B, T, D]."""
+        """What the head reads: tokens [B, T] to states [B, T, D], or those of this part's tokens [B, T/parts, D]."""
         length = tokens.shape[1]
         if length > self.context_tokens:
             raise ValueError(f"{length} tokens do not fit the context of {self.context_tokens}")
-        x = self.dropout(self.embed(tokens, documents))
-        rotation = self.rotary(length) if self.rotary is not None else None
+        share = self._share()
+        own = own_places(length, share)
+        if documents is None and length % share.parts and not self.causal:
+            documents = torch.zeros_like(tokens)  # or tokens would see what fills the last part
+        if documents is not None:
+            documents = filled(documents, share.parts, PADDING)
+        x = self.dropout(self.embed(filled(tokens, share.parts, 0)[:, own], documents, own))
+        rotation = self.rotary(own) if self.rotary is not None else None
         mask = mask_between(documents, causal=self.causal) if documents is not None else None
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, mask, use_reentrant=False)
+                x = checkpoint(block, x, rotation, mask, share, use_reentrant=False)
             else:
-                x = block(x, rotation, mask)
+                x = block(x, rotation, mask, share)
         return self.norm(x) if self.norm is not None else x
 
-    def embed(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
-        """The first block's input [B, T, D]; all tokens are of type 0."""
+    def embed(self, tokens: Tensor, documents: Tensor | None, own: slice) -> Tensor:
+        """The first block's input [B, T, D]: tokens stand at the places `own`; all are of type 0."""
         x = self.embedding(tokens)
-        places = slice(tokens.shape[1]) if documents is None else places_in(documents)
+        places = own if documents is None else places_in(documents)[:, own]
         if self.positions is not None:
             x = x + self.positions.weight[places]
         if self.sines is not None:
@@ -134,7 +147,13 @@ class Transformer(nn.Module):
         return self.embedding_norm(x) if self.embedding_norm is not None else x
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+        share = self._share()
+        if targets is not None and share.parts > 1:
+            targets = filled(targets, share.parts, IGNORE)[:, own_places(tokens.shape[1], share)]
         return self.head(self.features(tokens, documents), targets, documents)
+
+    def _share(self) -> Share:
+        return self.share if self.training else WHOLE
 
 
 class Block(nn.Module):
@@ -150,11 +169,11 @@ class Block(nn.Module):
         self.feed_forward = GatedFeedForward(shape) if gated else FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share) -> Tensor:
         if self.before:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
+            x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, share))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rotation, mask)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotation, mask, share)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 

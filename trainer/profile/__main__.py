@@ -60,7 +60,7 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 def describe(run: RunConfig, plan: Plan, assumed: Sequence[str]) -> str:
     """The plan as aligned text."""
-    memory, precision = plan.memory, run.train.precision
+    precision = run.train.precision
     tokens = f" of {plan.tokens_per_step // plan.samples_per_step:,} tokens" if plan.tokens_per_step else ""
     lines = [f"{run.name}: {run.task.kind.replace('_', ' ')}, {precision}", *(f"assumed: {each}" for each in assumed)]
     for name, network in plan.networks.items():
@@ -76,18 +76,35 @@ def describe(run: RunConfig, plan: Plan, assumed: Sequence[str]) -> str:
     lines += _block("compute (FLOPs = 2 x multiply-adds)", compute)
     batch = f"a micro-batch of {plan.micro_batch_samples:,} samples"
     again = ", blocks computed again in the backward pass" if run.world.recompute else ""
-    held = [
-        ("weights", size(memory.weights)),
-        ("gradients", size(memory.gradients)),
-        (f"optimizer ({run.train.optimizer.kind})", size(memory.optimizer)),
-        ("averaged weights (ema)", size(memory.average)),
-        ("activations", f"{size(memory.activations)} at the fullest moment of {batch}"),
-        ("in all", f"about {size(memory.total)}"),
-    ]
     kept = [("kept for the backward pass", f"{size(plan.kept_bytes)} by {batch}{again}")]
     lines += _block("activations", kept)
-    lines += _block(f"memory per device, {run.world.processes} of them", held)
+    lines += _block(f"memory per device, {run.world.processes} of them", held(run, plan, batch))
+    stages = [(f"stage {stage}", f"about {size(total)}") for stage, total in plan.stages.items()]
+    lines += _block(f"in all by world.zero.stage (here {run.world.zero.stage})", stages)
+    if plan.candidates:
+        sizes = [(f"{micro:,} samples", f"about {size(total)}") for micro, total in plan.candidates.items()]
+        lines += _block("in all by micro-batch: training takes the largest that fits its devices", sizes)
     return "\n".join(lines)
+
+
+def held(run: RunConfig, plan: Plan, batch: str) -> list[Row]:
+    """What a device holds, row by row; without rows of what there is none of."""
+    memory, optimizer = plan.memory, f"optimizer ({run.train.optimizer.kind})"
+    rows = [
+        ("weights", memory.weights),
+        ("own part of the weights, updated", memory.master),
+        ("gradients", memory.gradients),
+        (optimizer, memory.optimizer),
+        ("averaged weights (ema)", memory.average),
+        ("buckets and gathered weights", memory.communication),
+    ]
+    told = [(name, size(count)) for name, count in rows if count]
+    told.append(("activations", f"{size(memory.activations)} at the fullest moment of {batch}"))
+    if memory.update > memory.activations:
+        told.append(("gradients being reduced, later", size(memory.update)))
+    told.append(("in all", f"about {size(memory.total)}"))
+    beside = [("beside it, host memory per rank", memory.host), ("beside it, disk per rank", memory.disk)]
+    return told + [(name, f"about {size(count)}") for name, count in beside if count]
 
 
 def _block(title: str, rows: Sequence[Row]) -> list[str]:

@@ -60,7 +60,7 @@ def training_flops(task: Task, nets: Mapping[str, nn.Module], batch: Batch) -> i
     """The same of a forward and backward pass of each turn, by the weights that learn."""
     with _flops() as flops:
         for turn in task.turns:
-            with _only(nets, turn, task.turns):
+            with turn_alone(nets, turn, task.turns):
                 task.loss(turn, nets, batch)[0].backward()
     return flops.get_total_flops()
 
@@ -69,7 +69,7 @@ def activations(task: Task, nets: Mapping[str, nn.Module], batch: Batch, *, prec
     """What the turn that holds most holds; every trained weight has a gradient to add to, as after the first pass."""
     found = []
     for turn in task.turns:
-        with _only(nets, turn, task.turns):
+        with turn_alone(nets, turn, task.turns):
             found.append(_held(task, nets, turn, batch, precision))
     return Activations(max(each.kept_bytes for each in found), max(each.peak_bytes for each in found))
 
@@ -87,6 +87,8 @@ def _held(task: Task, nets: Mapping[str, nn.Module], turn: str, batch: Batch, pr
     for parameter in nets[turn].parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     with Alive() as alive:
+        alive.leave_out(tensor for net in nets.values() for tensor in (*net.parameters(), *net.buffers()))
+        alive.leave_out(p.grad for p in nets[turn].parameters() if p.grad is not None)
         alive.add(batch.tensors.values())
         cast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), cast:
@@ -108,7 +110,7 @@ def _evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _only(nets: Mapping[str, nn.Module], turn: str, turns: Iterable[str]) -> Iterator[None]:
+def turn_alone(nets: Mapping[str, nn.Module], turn: str, turns: Iterable[str]) -> Iterator[None]:
     """No gradients for the networks whose turn it is not, as in training."""
     others = [p for name in turns if name != turn for p in nets[name].parameters() if p.requires_grad]
     for parameter in others:
@@ -138,12 +140,16 @@ class Alive(TorchDispatchMode):
     def add(self, values: Iterable[Any]) -> None:
         """Count these tensors, unless they are views of counted ones."""
         for value in values:
-            if isinstance(value, Tensor) and _place(value) not in self._known:
+            if isinstance(value, Tensor) and value.device.type != "meta" and _place(value) not in self._known:
                 storage = value.untyped_storage()
                 self._known.add(storage._cdata)
                 self.bytes += storage.nbytes()
                 self.peak_bytes = max(self.peak_bytes, self.bytes)
                 weakref.finalize(storage, self._remove, storage._cdata, storage.nbytes())
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count neither these, which must outlive the counting, nor views of them, which operations return."""
+        self._known.update(map(_place, tensors))
 
     def _remove(self, place: int, size: int) -> None:
         self._known.discard(place)

@@ -1,23 +1,26 @@
 """What a run will compute and hold, told from its configuration and the shapes of its data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from configs.errors import ConfigError
 from configs.schema import RunConfig
-from trainer.ema import Ema
+from configs.world import micro_batches, with_micro_batch
+from data.manifest import Manifest
 from trainer.engines import arrange, freeze
-from trainer.optim import build_optimizer
-from trainer.profile.counting import Activations, activations, enlarge, forward_flops, shapes_only, training_flops
+from trainer.profile.counting import activations, enlarge, forward_flops, shapes_only, training_flops
+from trainer.profile.memory import Memory, by_stage, holdings, predict_memory
 from trainer.profile.sketch import Outlook, draw_samples
-from trainer.task import Task
+from trainer.task import Batch, Task
 from trainer.tasks import build_task
 
 DRAWN = 2
 """Samples that are drawn and collated; the rest of a micro-batch has their shapes"""
+CANDIDATES = 8
+"""Micro-batches told where the run leaves the choice open"""
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,6 @@ class Network:
     parameters: int
     trained: int
     frozen: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on each device at the fullest moment, by what they hold."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
-    """Of train.ema"""
-    activations: int
-    """With gradients on their way: the most at any moment of a micro-batch's pass"""
-
-    @property
-    def total(self) -> int:
-        return sum(asdict(self).values())
 
 
 @dataclass(frozen=True)
@@ -59,9 +45,14 @@ class Plan:
     tokens_per_step: int | None
     """None where samples are not made of tokens"""
     micro_batch_samples: int
+    """Of `memory`; the smallest candidate where the choice is open"""
     kept_bytes: int
     """Activations of one micro-batch that the forward pass leaves for the backward pass"""
     memory: Memory
+    stages: Mapping[int, int]
+    """Bytes per device at each ZeRO stage that the run could choose"""
+    candidates: Mapping[int, int]
+    """Bytes per device by micro-batch, largest first, where the choice is open"""
 
     @property
     def step_flops(self) -> int:
@@ -71,7 +62,7 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
         told: dict[str, Any] = asdict(self) | {"step_flops": self.step_flops}
-        told["memory"]["total"] = self.memory.total
+        told["memory"] = self.memory.record()
         return told
 
 
@@ -82,27 +73,55 @@ def make_plan(run: RunConfig, outlook: Outlook) -> Plan:
     """
     manifest = outlook.manifest
     task = build_task(run, manifest, outlook.tokenizer)
-    end = run.train.steps * run.train.global_batch_samples  # the last samples: at the full size where sizes grow
-    drawn = task.collate(draw_samples(run, manifest, range(end - DRAWN, end)))
-    micro, samples = run.micro_batch, run.train.global_batch_samples
+    drawn = draw_batch(run, task, manifest)
+    sizes, samples = sizes_to_tell(run), run.train.global_batch_samples
     with shapes_only():
         nets = task.networks()
         prepare(nets, task, run, recompute=False)
         few = enlarge(drawn, DRAWN)
         forward, training = forward_flops(task, nets, few), training_flops(task, nets, few)
         prepare(nets, task, run, recompute=run.world.recompute)
-        held = activations(task, nets, enlarge(drawn, micro), precision=run.train.precision)
-        memory = predict_memory(nets, task, run, held)
+        held = {micro: activations(task, nets, enlarge(drawn, micro), precision=run.train.precision) for micro in sizes}
+        all_of = holdings(nets, task, run)
+    memories = {
+        micro: predict_memory(all_of, with_micro_batch(run, micro), each.peak_bytes) for micro, each in held.items()
+    }
+    least = sizes[-1]
     return Plan(
         networks={name: describe(net) for name, net in nets.items()},
         forward_flops=forward // DRAWN,
         training_flops=training // DRAWN,
         samples_per_step=samples,
         tokens_per_step=samples * manifest.block_tokens or None,
-        micro_batch_samples=micro,
-        kept_bytes=held.kept_bytes,
-        memory=memory,
+        micro_batch_samples=least,
+        kept_bytes=held[least].kept_bytes,
+        memory=memories[least],
+        stages=by_stage(all_of, with_micro_batch(run, least), held[least].peak_bytes),
+        candidates={micro: each.total for micro, each in memories.items()} if len(sizes) > 1 else {},
     )
+
+
+def draw_batch(run: RunConfig, task: Task, manifest: Manifest) -> Batch:
+    """A few of the run's last samples, which are of the full size where sizes grow."""
+    end = run.train.steps * run.train.global_batch_samples
+    return task.collate(draw_samples(run, manifest, range(end - DRAWN, end)))
+
+
+def sizes_to_tell(run: RunConfig) -> Sequence[int]:
+    """The run's micro-batch or, where the choice is open, a few from the largest to the smallest.
+
+    Raises ConfigError where none keeps the rules.
+    """
+    if run.world.micro_batch_samples != "auto":
+        return [run.micro_batch]
+    if not (sizes := micro_batches(run)):
+        raise ConfigError(
+            f"world.micro_batch_samples=auto: no size divides train.global_batch_samples="
+            f"{run.train.global_batch_samples} over {run.replicas} replicas; try {2 * run.replicas} samples or more"
+        )
+    if len(sizes) <= CANDIDATES:
+        return sizes
+    return [sizes[round(place * (len(sizes) - 1) / (CANDIDATES - 1))] for place in range(CANDIDATES)]
 
 
 def prepare(nets: Mapping[str, nn.Module], task: Task, run: RunConfig, *, recompute: bool) -> None:
@@ -119,30 +138,3 @@ def describe(network: nn.Module) -> Network:
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return Network(parameters, trained, parameters - trained)
-
-
-def predict_memory(nets: Mapping[str, nn.Module], task: Task, run: RunConfig, held: Activations) -> Memory:
-    """What each device holds: every rank has all weights, gradients and optimizer state."""
-    trained = [nets[name] for name in task.turns]
-    return Memory(
-        weights=sum(size(t) for net in nets.values() for t in (*net.parameters(), *net.buffers())),
-        gradients=sum(size(p) for net in trained for p in net.parameters() if p.requires_grad),
-        optimizer=sum(optimizer_bytes(net, run) for net in trained),
-        average=sum(size(t) for net in trained for t in Ema(net, run.train.ema).average.values())
-        if run.train.ema
-        else 0,
-        activations=held.peak_bytes,
-    )
-
-
-def optimizer_bytes(network: nn.Module, run: RunConfig) -> int:
-    """What the run's optimizer remembers of each weight, found by letting it take a step."""
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-    optimizer = build_optimizer(network, run.train.optimizer, run.train.fine_tune)
-    optimizer.step()
-    return sum(size(v) for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor))
-
-
-def size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

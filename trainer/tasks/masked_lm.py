@@ -16,11 +16,12 @@ from data.manifest import Manifest
 from data.packing import document_ids
 from data.vocabulary import word_starts
 from trainer.evaluation.contract import cluster_sums
+from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import LanguageHead
 from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
-from trainer.tasks.padding import PADDING, padded
+from trainer.tasks.padding import padded
 
 Ids = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -8,9 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-PADDING = -1
-"""The document of what is no token; see trainer.models.transformer"""
-
 
 def padded(rows: Sequence[NDArray[Any]], value: int) -> Tensor:
     """Integers [T_b] by sample to [B, T] int64, `value` past each one's end."""

@@ -14,11 +14,12 @@ from configs.errors import DataError
 from configs.language import SequenceClassificationConfig
 from data.manifest import Manifest
 from trainer.evaluation.classes import class_figures, class_sums
+from trainer.models.attention import PADDING
 from trainer.models.heads import ClassHead
 from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
 from trainer.tasks.labels import label_of, label_weights
-from trainer.tasks.padding import PADDING, padded
+from trainer.tasks.padding import padded
 
 Ids = NDArray[np.int64]
 

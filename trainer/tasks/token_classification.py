@@ -12,12 +12,13 @@ from configs.errors import DamageError, DataError
 from configs.language import TokenClassificationConfig
 from data.manifest import Manifest
 from trainer.evaluation.contract import cluster_sums
+from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import TokenHead
 from trainer.models.transformer import Transformer
 from trainer.task import Batch, Networks, Sample, Scalars, Sums
 from trainer.tasks.labels import label_weights
-from trainer.tasks.padding import PADDING, padded
+from trainer.tasks.padding import padded
 
 
 class TokenClassification:

@@ -1,0 +1,77 @@
+"""The agent's own loop: start the ranks, learn how they ended, and start them again where that may help."""
+
+import contextlib
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from configs.folder import RunFolder
+from configs.lines import emit_failure
+from configs.schema import RunConfig
+from configs.stages import step_folder, steps_in
+from data.progress import say
+from trainer.node.bell import Bell
+from trainer.node.incident import Aftermath, write_incident
+from trainer.node.memory import kills_for_memory
+from trainer.node.place import Place
+from trainer.node.preload import preload
+from trainer.node.rank import fork_rank, spawn_rank
+from trainer.node.verdict import Ending, judge
+from trainer.node.watch import Start
+
+STAGES = {"trainer.evaluation": "evaluate"}
+"""Stage of a module; `train` for any other"""
+
+
+def supervise(module: str, run: RunConfig, folder: RunFolder, place: Place, bell: Bell) -> Ending:
+    """Run this node's ranks to an end that another start would not better.
+
+    A lost or silent rank has all of them started again, up to `world.restarts` times without a new checkpoint in
+    between; where there are several nodes it ends this one, so that whoever started the nodes starts all of them.
+    """
+    stage, world = STAGES.get(module, "train"), run.world
+    begin = partial(fork_rank if preload(module, run.task.kind) else spawn_rank, module, str(folder.path))
+    spent, seen = 0, checkpoints(folder)
+    with tempfile.TemporaryDirectory(prefix="trainworks-pulses-") as pulses:
+        while True:
+            deaths = kills_for_memory()
+            start = Start(begin, place.environments(), Path(pulses), bell)
+            facts = start.follow(timeout_s=world.timeout_s, grace_s=world.grace_s)
+            ending = judge(facts, nodes=place.nodes, memory_ran_out=kills_for_memory() > deaths)
+            if ending.kind == "done":
+                return ending
+            now = checkpoints(folder)
+            spent, seen = (0 if now - seen else spent), now
+            may = ending.retryable and place.nodes == 1 and not bell.received and not start.running
+            again = may and spent < world.restarts
+            record = Aftermath(restarted=again, restarts_left=world.restarts - spent - again)
+            _leave_record(folder, stage, start, ending, record)
+            if not again:
+                return ending
+            spent += 1
+            say(stage, f"{ending.reason}; starting again ({spent} of {world.restarts})")
+
+
+def tell(module: str, ending: Ending) -> int:
+    """Print why it ended, for whoever follows; returns the exit code."""
+    if ending.code:
+        emit_failure(STAGES.get(module, "train"), ending.code, ending.reason)
+    return ending.code
+
+
+def checkpoints(folder: RunFolder) -> frozenset[tuple[int, int]]:
+    """What tells one completed checkpoint from another: its step, and when it was written."""
+    found = set()
+    for step in steps_in(folder.train):
+        with contextlib.suppress(OSError):
+            found.add((step, os.stat(step_folder(folder.train, step) / "complete.json").st_mtime_ns))
+    return frozenset(found)
+
+
+def _leave_record(folder: RunFolder, stage: str, start: Start, ending: Ending, aftermath: Aftermath) -> None:
+    root = (folder.evaluation if stage == "evaluate" else folder.train) / "incidents"
+    try:
+        write_incident(root, stage, start, ending, aftermath)
+    except OSError as error:  # the disk may be what ended the run
+        say(stage, f"{root}: no record of this incident could be written: {error.strerror or error}")
