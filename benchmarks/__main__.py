@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import data, families_diffusion, families_images, families_text, loop
+from benchmarks import data, engine, families_diffusion, families_images, families_text, loop
 from benchmarks.harness import Case, Limit, measure_limit, run, select
 
 CASES: tuple[Case | Limit, ...] = (
@@ -13,6 +13,7 @@ CASES: tuple[Case | Limit, ...] = (
     *families_text.CASES,
     *families_images.CASES,
     *families_diffusion.CASES,
+    *engine.CASES,
 )
 DEFAULT_ROUNDS = 10
 

@@ -25,18 +25,22 @@ LINES = 4000
 
 @contextlib.contextmanager
 def sides(peer: str, *configs: str) -> Iterator[Pair]:
-    """Prepare one data set with our own command, then both sides over it, each in a process of its own."""
+    """Prepare one data set with our own command, then both sides over it, each in processes of its own.
+
+    Configurations are files beside this one, and overrides as on the command line.
+    """
     with tempfile.TemporaryDirectory(prefix="trainworks-benchmark-") as name:
         corpus = Path(name) / "corpus.txt"
         corpus.write_text("\n".join(sentences(LINES)), encoding="utf-8")
-        run = load([*(str(HERE / config) for config in configs), f'data.source.paths=["{corpus}"]'])
+        given = [each if "=" in each else str(HERE / each) for each in configs]
+        run = load([*given, f'data.source.paths=["{corpus}"]'])
         folder = RunFolder(Path(name) / "run")
         folder.open(run)
         prepare(folder)
-        log, threads = folder.logs, run.world.threads
+        log, threads, ranks = folder.logs, run.world.threads, run.world.processes
         with (
-            worker(OURS, folder.path, log / "ours.log", threads=threads) as ours,
-            worker(peer, folder.path, log / "peer.log", threads=threads) as other,
+            worker(OURS, folder.path, log / "ours.log", threads=threads, ranks=ranks) as ours,
+            worker(peer, folder.path, log / "peer.log", threads=threads, ranks=ranks) as other,
         ):
             yield Pair(ours, other)
 

@@ -192,7 +192,9 @@ def build_gpt2(run: RunConfig, manifest: Manifest) -> Any:
     return GPT2LMHeadModel(config)
 
 
-def build_trainer(run: RunConfig, network: Any, data: Blocks, output: Path) -> tuple[Any, Stopwatch]:
+def build_trainer(
+    run: RunConfig, network: Any, data: Blocks, output: Path, *, deepspeed: dict[str, Any] | None = None
+) -> tuple[Any, Stopwatch]:
     """A Trainer with our optimizer settings and schedule, and the clock that it carries."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
@@ -235,7 +237,9 @@ def build_trainer(run: RunConfig, network: Any, data: Blocks, output: Path) -> t
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=train.steps,
-        per_device_train_batch_size=train.global_batch_samples,
+        per_device_train_batch_size=run.micro_batch,
+        gradient_accumulation_steps=run.accumulation,
+        deepspeed=deepspeed,
         train_sampling_strategy="sequential",
         optim="adamw_torch_fused",
         learning_rate=train.optimizer.learning_rate,

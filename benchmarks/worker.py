@@ -6,11 +6,12 @@ The parent writes `round`, the child answers with the round; all else that the c
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -28,13 +29,33 @@ class Side(Protocol):
 
 
 @contextlib.contextmanager
-def worker(side: str, folder: Path, log: Path, *, threads: int) -> Iterator[Callable[[], Round]]:
-    """Start `module:Class` on a folder and yield its rounds; the process ends with the block.
+def worker(side: str, folder: Path, log: Path, *, threads: int, ranks: int = 1) -> Iterator[Callable[[], Round]]:
+    """Start `module:Class` on a folder, on each of several ranks, and yield its rounds; the block's end ends them.
 
-    Raises BenchmarkError with the end of the log when the process fails.
+    Raises BenchmarkError with the end of the log when a process fails.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _ALONE}
-    environment |= {
+    logs = [log, *(log.with_name(f"{log.stem}-{rank}{log.suffix}") for rank in range(1, ranks))]
+    port = str(free_port())
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        for rank, path in enumerate(logs):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": port}
+            processes.append(_start(side, folder, path, environment(threads) | (place if ranks > 1 else {})))
+        started = list(zip(processes, logs, strict=True))
+        for process, path in started:
+            _answer(process, side, path)  # set up
+        yield lambda: _ask(started, side)
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's, without a job that it may be a rank of, and with so many threads for every library."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _ALONE}
+    return inherited | {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "RAYON_NUM_THREADS": str(threads),
@@ -43,27 +64,34 @@ def worker(side: str, folder: Path, log: Path, *, threads: int) -> Iterator[Call
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "MASTER_ADDR": "127.0.0.1",
     }
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start(side: str, folder: Path, log: Path, variables: Mapping[str, str]) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "benchmarks.worker", side, str(folder)]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
-        ) as process,
-    ):
-        try:
-            _answer(process, side, log)  # set up
-            yield lambda: _ask(process, side, log)
-        finally:
-            process.kill()
+    with log.open("wb") as errors:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=dict(variables), text=True
+        )
 
 
-def _ask(process: "subprocess.Popen[str]", side: str, log: Path) -> Round:
-    assert process.stdin
-    with contextlib.suppress(BrokenPipeError):  # the answer tells more
-        process.stdin.write("round\n")
-        process.stdin.flush()
-    return Round(**json.loads(_answer(process, side, log)))
+def _ask(started: "Sequence[tuple[subprocess.Popen[str], Path]]", side: str) -> Round:
+    """Let every rank do a round; the answer is rank 0's, with the processor time of all."""
+    for process, _ in started:
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # the answer tells more
+            process.stdin.write("round\n")
+            process.stdin.flush()
+    rounds = [Round(**json.loads(_answer(process, side, log))) for process, log in started]
+    return replace(rounds[0], cpu_s=sum(each.cpu_s for each in rounds))
 
 
 def _answer(process: "subprocess.Popen[str]", side: str, log: Path) -> str:

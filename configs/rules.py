@@ -400,20 +400,49 @@ def optimizer_fits_stage(run: Any) -> str | None:
     return None
 
 
+def quantized_weights_fit_precision(run: Any) -> str | None:
+    if not run.world.zero.quantized_weights or run.train.precision != "bf16":
+        return None
+    return (
+        "world.zero.quantized_weights=true sends int8, and under train.precision=bf16 weights travel as bf16; "
+        "leave it out, or choose fp32 or fp16"
+    )
+
+
 def parallel_fits_task(run: Any) -> str | None:
-    model = run.task.model
+    model, shared = run.task.model, run.world.tensor_parallel * run.world.sequence_parallel
     for name in ("tensor_parallel", "sequence_parallel"):
         degree = getattr(run.world, name)
         if degree == 1:
             continue
         if not hasattr(model, "num_heads") or run.data.kind != "text":
             return f"world.{name}={degree} shares transformers of text, and task.model.kind={model.kind} is none; try 1"
-        for field, heads in (("num_heads", model.num_heads), ("num_kv_heads", model.num_kv_heads or degree)):
-            if heads % degree:
-                return f"world.{name}={degree} must divide task.model.{field}={heads}"
+        for field, heads in (("num_heads", model.num_heads), ("num_kv_heads", model.num_kv_heads or shared)):
+            if heads % shared:
+                asked = "tensor_parallel x world.sequence_parallel" if shared > degree else name
+                return f"world.{asked}={shared} must divide task.model.{field}={heads}"
+    if run.world.sequence_parallel > 1 and run.task.kind not in ("causal_lm", "masked_lm"):
+        return (
+            f"world.sequence_parallel={run.world.sequence_parallel} shares the tokens of language models, and "
+            f"task.kind={run.task.kind} reads a whole text at once; try 1"
+        )
     block = getattr(run.data, "block_tokens", 0)
     if block % run.world.sequence_parallel:
         return f"world.sequence_parallel={run.world.sequence_parallel} must divide data.block_tokens={block}"
+    return None
+
+
+def tensors_can_be_cut(run: Any) -> str | None:
+    world, hidden = run.world, getattr(run.task.model, "hidden_width", 0)
+    if world.tensor_parallel == 1:
+        return None
+    asked = f"world.tensor_parallel={world.tensor_parallel}"
+    if world.zero.stage == 0:
+        return f"{asked} needs world.zero.stage=1 or more, whose gradient norm spans cut matrices; got stage=0"
+    if world.compile:
+        return f"{asked} exchanges inside layers, where the compiler does not follow; set world.compile=false"
+    if hidden % world.tensor_parallel:
+        return f"{asked} must divide the width of task.model's feed-forward layers, {hidden}"
     return None
 
 

@@ -144,7 +144,9 @@ class RunConfig(Config):
         rules.batches_have_statistics,
         rules.frozen_body_is_learned,
         rules.optimizer_fits_stage,
+        rules.quantized_weights_fit_precision,
         rules.parallel_fits_task,
+        rules.tensors_can_be_cut,
         rules.deepspeed_keys_are_free,
     )
 

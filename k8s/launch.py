@@ -1,8 +1,6 @@
 """Launchers: how the processes of a stage are started, followed and ended. This one uses the machine it is on."""
 
 import os
-import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Protocol
 from configs.folder import RunFolder
 from configs.lines import Line, read_failure
 from configs.schema import RunConfig
-from k8s.processes import Supervised, describe_signal, killed_rank, last_lines
+from k8s.processes import Supervised, describe_signal, last_lines
 
 RANKED = {"train": "trainer", "evaluate": "trainer.evaluation"}
 
@@ -34,7 +32,7 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """One stage as processes on this machine, under torch.distributed.run where it has ranks.
+    """One stage as processes on this machine, under a node agent where it has ranks.
 
     Its output goes to logs/STAGE.log; the lines meant for a person are passed to `show`.
     """
@@ -51,6 +49,7 @@ class LocalLauncher:
             environment(run),
             self.folder.log(self.stage),
             self.show,
+            grace_s=stopping_time(run),
         )
         return name
 
@@ -68,9 +67,13 @@ class LocalLauncher:
         """Ask the job to save and stop."""
         self._jobs[job].stop()
 
+    def kill(self, job: str) -> None:
+        """End the job at once, as a power cut would."""
+        self._jobs[job].kill()
+
 
 def outcome_of(process: Supervised, code: int) -> Outcome:
-    """A child's end as an outcome: torch.distributed.run and kfp lose codes and reasons, its own words do not."""
+    """A child's end as an outcome: kfp loses codes and reasons, the child's own words do not."""
     told = 128 + process.received[0] if process.received else 0
     if process.failure and (code or told):
         code, reason = read_failure(process.failure)
@@ -79,10 +82,6 @@ def outcome_of(process: Supervised, code: int) -> Outcome:
         return Outcome(told, f"stopped by {describe_signal(process.received[0])}")
     if code < 0:
         return Outcome(128 - code, f"killed by {describe_signal(-code)}")
-    if code and (killed := killed_rank(process.output())):
-        rank, number = killed
-        hint = "; was memory short?" if number == signal.SIGKILL else ""
-        return Outcome(128 + number, f"rank {rank} was killed by {describe_signal(number)}{hint}")
     return Outcome(code, last_lines(process.output(), process.log) if code else "")
 
 
@@ -91,11 +90,12 @@ def stage_command(run: RunConfig, folder: RunFolder, stage: str) -> list[str]:
     path = str(folder.path.resolve())
     if stage not in RANKED:
         return [sys.executable, "-m", "data.prepare", path]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={run.world.processes}"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--max-restarts=0"),
-        *("-m", RANKED[stage], path),
-    ]
+    return [sys.executable, "-m", "trainer.node", RANKED[stage], path]
+
+
+def stopping_time(run: RunConfig) -> float:
+    """Seconds that a stage may take to end when asked: the ranks' own, and the agent's for what they leave undone."""
+    return run.world.grace_s + 30.0
 
 
 def environment(run: RunConfig) -> dict[str, str]:
@@ -105,10 +105,3 @@ def environment(run: RunConfig) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": str(run.world.threads),
     }
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -11,10 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from configs.lines import FAILURE, Line, parse
-from configs.process import die_with_parent
-
-GRACE_S = 120.0
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from configs.process import STOPPING, die_with_parent
 
 
 class Supervised:
@@ -30,9 +26,11 @@ class Supervised:
         env: Mapping[str, str],
         log: Path,
         show: Callable[[Line], None],
+        *,
+        grace_s: float = 120.0,
     ) -> None:
         parent = os.getpid()
-        self.log, self.received = log, list[int]()
+        self.log, self.grace_s, self.received = log, grace_s, list[int]()
         self.failure: Line | None = None
         with contextlib.ExitStack() as unless_started:
             record = unless_started.enter_context(log.open("ab", buffering=0))
@@ -61,11 +59,15 @@ class Supervised:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End the child and all that it started in its session at once."""
+        self._end_session()
+
     def wait(self) -> int:
         """Follow to the end and return the code as subprocess gives it.
 
         SIGTERM, SIGINT and SIGHUP to this process go on to the child once, as SIGTERM, and stand in `received`; a child
-        that outlasts GRACE_S seconds after that, or a second signal, is killed.
+        that outlasts `grace_s` seconds after that, or a second signal, is killed.
         """
         with self._forwarding():
             code, waited = None, 0.0
@@ -74,7 +76,7 @@ class Supervised:
                     code = self._process.wait(timeout=0.2)
                 except subprocess.TimeoutExpired:
                     waited += 0.2 if self.received else 0.0
-                    if waited > GRACE_S or len(self.received) > 1:
+                    if waited > self.grace_s or len(self.received) > 1:
                         self._end_session()
         self._end_session()
         self._reader.join(10)
@@ -98,8 +100,12 @@ class Supervised:
             self.stop()
 
     def _end_session(self) -> None:
+        """Kill the child and what it started, also in groups of their own."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for number in members(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def _relay(self, log: BinaryIO, show: Callable[[Line], None]) -> None:
         assert self._process.stdout
@@ -116,16 +122,16 @@ class Supervised:
                         show(found)
 
 
+def members(session: int) -> Iterator[int]:
+    """Process numbers of a session (Linux)."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
+                yield int(path.parent.name)
+
+
 def describe_signal(number: int) -> str:
     return signal.Signals(number).name
-
-
-def killed_rank(output: Sequence[str]) -> tuple[int, int] | None:
-    """The rank and signal of the first process that a signal ended, from torch.distributed.run's own summary."""
-    summary = "\n".join(output[-60:])
-    found = re.findall(r"rank\s+: (\d+) \(local_rank: \d+\)\s+exitcode\s+: -(\d+) ", summary)
-    ended = [(int(rank), int(number)) for rank, number in found if int(number) != signal.SIGTERM]  # the others' end
-    return ended[0] if ended else None
 
 
 def last_lines(output: Sequence[str], path: Path, count: int = 20) -> str:

@@ -24,9 +24,16 @@ TITLES = {  # quantity: title, axis label
     "learning_rate": ("Learning rate", "learning rate (per step)"),
     "grad_norm": ("Gradient norm", "gradient norm (L2)"),
     "samples_per_s": ("Throughput", "throughput (samples/s)"),
+    "tokens_per_s": ("Throughput in tokens", "throughput (tokens/s)"),
+    "mfu": ("Model FLOPs utilisation", "share of the peak FLOP/s"),
     "data_wait_s": ("Data wait", "wait for data (s/step)"),
+    "data_wait_share": ("Data wait", "share of the time"),
+    "memory_bytes": ("Memory", "largest use of a rank (GiB)"),
+    "loss_scale": ("Loss scale", "factor on the loss under fp16"),
 }
-EXACT = ("learning_rate",)
+SCALES = {"memory_bytes": 2**-30}
+"""What values are multiplied with to be shown in the axis label's unit"""
+EXACT = ("learning_rate", "memory_bytes", "loss_scale")
 """Quantities without noise, which need no smoothing"""
 
 
@@ -83,7 +90,9 @@ def curve_charts(series: Mapping[str, Series], restarts: Sequence[int], units: M
     for name, values in series.items():
         subject, _, quantity = name.rpartition("/")
         colour = colours.setdefault(subject, COLOURS[len(colours) % len(COLOURS)])
-        groups.setdefault(quantity, []).append(read_curve(subject or name, values, colour))
+        scale = SCALES.get(quantity, 1.0)
+        scaled = {step: value * scale for step, value in values.items()}
+        groups.setdefault(quantity, []).append(read_curve(subject or name, scaled, colour))
     charts: list[Chart] = []
     for quantity, curves in groups.items():
         if curves:
@@ -127,7 +136,7 @@ def smooth(y: Array, window: int) -> Array:
 
 def _curve_chart(title: str, label: str, curves: Sequence[Curve], restarts: Sequence[int], *, smoothed: bool) -> Chart:
     logarithmic = _spans_decades(curves)
-    plot = _figure("step", label, y_axis_type="log" if logarithmic else "linear")
+    plot = empty_plot("step", label, y_axis_type="log" if logarithmic else "linear")
     drawn, caption = [], []
     for curve in curves:
         training = curve.name.split("/")[0] == "train"
@@ -161,7 +170,7 @@ def _curve_chart(title: str, label: str, curves: Sequence[Curve], restarts: Sequ
             tooltips=[("", "$name"), ("step", "@x"), ("", "@shown")],
         )
     )
-    return Chart(title, " ".join(caption), _with_legend(plot))
+    return Chart(title, " ".join(caption), with_legend(plot))
 
 
 def describe(curve: Curve) -> str:
@@ -193,7 +202,7 @@ def bar_chart(title: str, label: str, bars: Sequence[Bar]) -> Chart | None:
             "colour": [COLOURS[0], *[COLOURS[-1]] * (len(bars) - 1)],
         }
     )
-    plot = _figure(label, "", height=max(230, 70 + 38 * len(bars)), y_range=FactorRange(factors=names[::-1]))
+    plot = empty_plot(label, "", height=max(230, 70 + 38 * len(bars)), y_range=FactorRange(factors=names[::-1]))
     plot.x_range = Range1d(start=min(0.0, *values) * 1.1, end=max(0.0, *values) * 1.1 or 1.0)
     drawn = plot.add_glyph(
         source, HBar(y="name", right="value", height=0.6, fill_color="colour", fill_alpha=0.6, line_color="colour")
@@ -221,7 +230,7 @@ def bubble_chart(title: str, x: str, y: str, size: str, bubbles: Sequence[Bubble
             "shown": [bubble.shown for bubble in bubbles],
         }
     )
-    plot = _figure(x, y, height=360, x_axis_type="log")
+    plot = empty_plot(x, y, height=360, x_axis_type="log")
     low, high = min(bubble.x for bubble in bubbles), max(bubble.x for bubble in bubbles)
     margin = max(1.5, (high / low) ** 0.15)  # room for bubbles and names at both ends
     plot.x_range = Range1d(start=low / margin, end=high * margin)
@@ -252,7 +261,8 @@ def embed(charts: Sequence[Chart]) -> tuple[str, list[str]]:
     return content.replace("<", "\\u003c"), ids
 
 
-def _figure(x: str, y: str, *, height: int = 300, **options: Any) -> figure:
+def empty_plot(x: str, y: str, *, height: int = 300, **options: Any) -> figure:
+    """Axes with these labels and the tools that every chart has."""
     plot = figure(
         x_axis_label=x,
         y_axis_label=y,
@@ -275,7 +285,8 @@ def _line(plot: figure, curve: Curve, label: str, **style: Any) -> Any:
     return plot.line("x", "y", source=source, name=label, color=curve.colour, legend_label=label, **style)
 
 
-def _with_legend(plot: figure) -> figure:
+def with_legend(plot: figure) -> figure:
+    """The plot with its legend above, in the page's colours."""
     legend = plot.legend[0]
     legend.click_policy = "hide"
     legend.location = "left"

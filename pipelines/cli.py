@@ -28,7 +28,9 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "export": ("trainer.interchange", "write a trained model in Hugging Face's layout"),
     "inspect": ("data.inspect", "show what a data set holds, or any sample of it"),
     "verify": ("data.verify", "read a data set again and name every file that is wrong"),
+    "verify-resume": ("pipelines.verify_resume", "kill and resume a training on several worlds and compare every step"),
     "overview": ("pipelines.overview", "write one page over several runs: cards, tables, quality against cost"),
+    "diagnose": ("pipelines.diagnose", "say why a run ended and what to do, from what it left behind"),
 }
 
 
@@ -80,11 +82,13 @@ def _module(module: str, words: Sequence[str]) -> int:
     import subprocess
 
     command = [sys.executable, "-m", module, *words]
-    try:
-        code = subprocess.call(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
-    except KeyboardInterrupt:
-        return 130
-    return code if code >= 0 else 128 - code
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    while True:
+        try:
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:  # the terminal sent it to the module too, which may have to clear up
+            continue
 
 
 def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.goodput import Ledger, duration
+
 BESIDE = ("event", "time", "step", "position")
 """Fields of a step that are not metrics"""
 
@@ -28,11 +30,17 @@ class History:
     step: int = 0
     """Updates done, by the last event that says so"""
     position: int = 0
+    drawn: tuple[int, int] = (0, 0)
+    """Step and position of the last step"""
     device: str | None = None
     world: int | None = None
     status: str | None = None
     """completed, stopped or failed; None while it trains, or when it ended without a word"""
     reason: str | None = None
+    anomalies: list[dict[str, Any]] = field(default_factory=list)
+    """Events of training that ran away: step, reason, action"""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Where the time went"""
 
     def add(self, event: dict[str, Any]) -> None:
         """Take in the next event."""
@@ -40,16 +48,21 @@ class History:
         self.begun = self.seen if self.begun is None else self.begun
         self.step = event.get("step", self.step)
         self.position = event.get("position", self.position)
+        self.ledger.add(event)
         match event.get("event"):
             case "step" | "validation":
                 for name, value in event.items():
                     if isinstance(value, float | int) and name not in BESIDE:
                         self.series[name][self.step] = value
+                if event["event"] == "step":
+                    self.drawn = self.step, self.position
             case "start":
                 if self.step:
                     self.restarts.append(self.step)
                 self.status = self.reason = None
                 self.device, self.world = event.get("device"), event.get("world")
+            case "anomaly":
+                self.anomalies.append(event)
             case "stop" | "failure":
                 self.reason = event.get("reason")
             case "finish":
@@ -67,12 +80,16 @@ class History:
 def read_history(path: Path) -> History:
     """The history in an event log; an absent log has none."""
     history = History()
-    for event in _read_events(path, history) if path.exists() else ():
-        history.add(event)
+    for event in read_events(path) if path.exists() else ():
+        if event:
+            history.add(event)
+        else:
+            history.damaged += 1
     return history
 
 
-def _read_events(path: Path, history: History) -> Iterator[dict[str, Any]]:
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log in order; an empty one stands for a line that is none."""
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -81,16 +98,4 @@ def _read_events(path: Path, history: History) -> Iterator[dict[str, Any]]:
                 event = json.loads(line.decode())
             except ValueError:
                 event = None
-            if isinstance(event, dict):
-                yield event
-            else:
-                history.damaged += 1
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds; the two that matter."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+            yield event if isinstance(event, dict) else {}

@@ -12,14 +12,15 @@ from configs.folder import RunFolder
 from configs.lines import Line
 from configs.process import die_with_parent
 from configs.schema import RunConfig
-from k8s.launch import Outcome, environment, outcome_of
+from k8s.launch import Outcome, environment, outcome_of, stopping_time
 from k8s.processes import Supervised
 
 
 def run_pipeline(run: RunConfig, folder: RunFolder, show: Callable[[Line], None]) -> Outcome:
     """Execute the pipeline in a child process; returns the failing step's outcome, or success."""
     command = [sys.executable, "-m", "pipelines.local", str(folder.path.resolve())]
-    child = Supervised(command, environment(run), folder.log("pipeline"), show)
+    grace_s = stopping_time(run) + 30  # the step waits for its stage
+    child = Supervised(command, environment(run), folder.log("pipeline"), show, grace_s=grace_s)
     outcome = outcome_of(child, child.wait())
     return replace(outcome, reason=f"{child.failure.stage}: {outcome.reason}") if child.failure else outcome
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -14,9 +15,11 @@ from configs.load import read
 from configs.schema import RunConfig
 from configs.stages import read_record, step_folder, steps_in
 from pipelines.charts import curve_charts, embed, listed, plain
+from pipelines.goodput import Goodput, sentence
 from pipelines.history import History, read_history
 from pipelines.page import Table, render
 from pipelines.scores import Scores, cards, comparison, metric_table, verdict
+from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table
 
 Record = Mapping[str, Any]
 COUNTS = ("documents", "samples", "tokens", "bytes", "words", "unknown_tokens", "cut_tokens")
@@ -24,6 +27,7 @@ COUNTS = ("documents", "samples", "tokens", "bytes", "words", "unknown_tokens", 
 SECTIONS = {
     "charts": "Charts",
     "metrics": "Metrics",
+    "time": "Where the time went",
     "cost": "Cost",
     "samples": "Samples",
     "data": "Data",
@@ -49,6 +53,11 @@ class Traces:
     @property
     def scores(self) -> Scores:
         return Scores.of(self.evaluation["metrics"] if self.evaluation else [])
+
+    @cached_property
+    def account(self) -> Goodput | None:
+        """Where the time of the training went; None where its log does not tell."""
+        return self.history.ledger.result()
 
     @property
     def evaluated(self) -> bool:
@@ -95,7 +104,9 @@ def build_page(traces: Traces) -> str:
     charts = curve_charts(history.series, history.restarts, scores.units)
     if bars := comparison(scores):
         charts.append(bars)
-    plots, elements = embed(charts)
+    clock = [time_chart(traces.account)] if traces.account else []
+    plots, elements = embed([*charts, *clock])
+    drawn = list(zip(elements, [*charts, *clock], strict=True))
     protocols = traces.evaluation["protocols"] if traces.evaluation else {}
     return render(
         "report",
@@ -106,7 +117,11 @@ def build_page(traces: Traces) -> str:
         about=about(traces),
         sections=SECTIONS.items(),
         missing=missing(traces, drawn=bool(charts)),
-        charts=list(zip(elements, charts, strict=True)),
+        charts=drawn,
+        curves=drawn[: len(charts)],
+        clock=drawn[len(charts) :],
+        times=time_table(traces.account) if traces.account else None,
+        anomalies=anomaly_table(history.anomalies) if history.anomalies else None,
         plots=plots,
         metrics=metric_table(scores),
         protocols=[(name, list(protocol.items())) for name, protocol in protocols.items()],
@@ -122,9 +137,11 @@ def build_page(traces: Traces) -> str:
 def missing(traces: Traces, *, drawn: bool) -> dict[str, str | None]:
     """For each section without content, what is not there yet and which command makes it."""
     name = "CONFIG.yaml"
+    untrained = f"This run has not been trained; `trainworks train {name}` does it."
     evaluate = f"This run has not been evaluated; `trainworks evaluate {name}` does it."
     return {
-        "charts": None if drawn else f"This run has not been trained; `trainworks train {name}` does it.",
+        "charts": None if drawn else untrained,
+        "time": None if traces.account else untrained if traces.history.begun is None else "The log tells no times.",
         "metrics": None if traces.evaluation else evaluate,
         "cost": None if traces.cost else "The evaluation measured no cost." if traces.evaluation else evaluate,
         "samples": None if traces.samples else "The evaluation wrote no samples." if traces.evaluation else evaluate,
@@ -197,6 +214,10 @@ def about(traces: Traces) -> list[tuple[str, str]]:
         pairs.append(("Ran on", f"{history.world or '?'} x {history.device or 'unknown device'}"))
         count = len(history.restarts)
         pairs.append(("Restarts", f"{count}, after step {listed(history.restarts)}" if count else "none"))
+    if traces.account:
+        pairs.append(("Goodput", sentence(traces.account)))
+    if history.anomalies:
+        pairs.append(("Anomalies", anomaly_sentence(history, run.train.global_batch_samples if run else None)))
     return pairs
 
 
@@ -219,7 +240,7 @@ def count_parameters(traces: Traces) -> int | None:
         return None
     total = 0
     try:
-        for path in step_folder(traces.folder.train, traces.checkpoint["step"]).glob("*.weights.safetensors"):
+        for path in step_folder(traces.folder.train, traces.checkpoint["step"]).glob("*.weights.rank-*.safetensors"):
             with safe_open(path, framework="numpy") as file:
                 total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError):

@@ -2,6 +2,8 @@
 
 from configs.folder import RunFolder
 from configs.stages import read_record
+from pipelines.goodput import sentence
+from pipelines.history import read_history
 
 
 def headline(folder: RunFolder) -> str:
@@ -18,7 +20,9 @@ def headline(folder: RunFolder) -> str:
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    return "\n".join(["", *(line.rstrip() for line in lines), "", f"report: {folder.report.resolve()}"])
+    account = read_history(folder.events).ledger.result()
+    time = [f"training: {sentence(account)}"] if account else []
+    return "\n".join(["", *(line.rstrip() for line in lines), "", *time, f"report: {folder.report.resolve()}"])
 
 
 def show(metric: dict | None) -> str:

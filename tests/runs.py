@@ -104,6 +104,12 @@ def terminate(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
 
 
+def kill_rank(folder: Path, rank: int, how: int = signal.SIGKILL) -> None:
+    """Signal one rank of the stage that runs in a folder."""
+    named = [each for each in psutil.process_iter(["name", "cmdline"]) if each.info["name"] == f"rank-{rank}"]
+    next(each for each in named if str(folder) in (each.info["cmdline"] or [])).send_signal(how)
+
+
 def wait_until(fact: Callable[[], bool], timeout_s: float = 20) -> bool:
     """Whether a fact comes true in time."""
     deadline = time.monotonic() + timeout_s

@@ -18,11 +18,13 @@ Dictionary = dict[str, Any]
 
 
 def deepspeed_config(run: RunConfig, *, device: Literal["cpu", "cuda"]) -> Dictionary:
-    """The dictionary for `deepspeed.initialize` with an optimizer of ours; `run.deepspeed` is laid over it."""
+    """The dictionary for `deepspeed.initialize` with an optimizer of ours; `run.deepspeed` is laid over it.
+
+    Raises ConfigError for what DeepSpeed has on GPUs alone.
+    """
+    require_device(run.world.zero, device)
     stage, precision = run.world.zero.stage, run.train.precision
-    readers = run.world.processes // run.world.tensor_parallel  # to DeepSpeed; some may share sequences
     ours: Dictionary = {
-        "train_batch_size": run.micro_batch * run.accumulation * readers,
         "train_micro_batch_size_per_gpu": run.micro_batch,
         "gradient_accumulation_steps": run.accumulation,
         # stage 0 reports no gradient norm, so the engine clips there; DeepSpeed's default would clip again, at 1.0
@@ -34,6 +36,8 @@ def deepspeed_config(run: RunConfig, *, device: Literal["cpu", "cuda"]) -> Dicti
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device every step
     }
+    if run.world.tensor_parallel == 1:  # else DeepSpeed checks it twice, over different numbers of ranks
+        ours["train_batch_size"] = run.micro_batch * run.accumulation * run.world.processes
     if stage:
         ours["zero_allow_untested_optimizer"] = True
     if run.world.zero.offload_optimizer != "none":
@@ -83,6 +87,12 @@ def zero_plus_plus(zero: ZeroConfig) -> Dictionary:
         "zero_quantized_gradients": zero.quantized_gradients,
     }
     return {key: value for key, value in wanted.items() if value}
+
+
+def require_device(zero: ZeroConfig, device: str) -> None:
+    wanted = [name for name in ("quantized_weights", "quantized_gradients") if getattr(zero, name)]
+    if device == "cpu" and wanted:
+        raise ConfigError(f"world.zero.{wanted[0]}=true needs GPUs, and these ranks are on CPUs; leave it out")
 
 
 def laid_over(ours: Mapping[str, Any], overrides: Mapping[str, Any]) -> Dictionary:

@@ -78,8 +78,8 @@ class World:
         shared = self.parts * self.slices
         if self.size % shared:
             raise ConfigError(
-                f"world.tensor_parallel x world.sequence_parallel = {self.slices} x {self.parts} = {shared} must divide "
-                f"the number of ranks, {self.size} were started; start {self.size // shared * shared or shared}"
+                f"world.tensor_parallel x world.sequence_parallel = {self.slices} x {self.parts} = {shared} must "
+                f"divide the number of ranks, {self.size} were started; start {self.size // shared * shared or shared}"
             )
         if self.parts > 1:
             ranks = np.arange(self.size).reshape(-1, self.parts, self.slices).transpose(0, 2, 1)

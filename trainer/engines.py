@@ -81,7 +81,8 @@ class Engine:
     @property
     def size(self) -> int:
         """Numbers in all parameters, whatever this rank holds of them."""
-        return sum(math.prod(shape_of(p)) for p in self._parameters)
+        named = self.module.named_parameters()
+        return sum(math.prod(self._slices.whole_shape(name, shape_of(p))) for name, p in named)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._fresh:

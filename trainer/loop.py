@@ -29,7 +29,7 @@ from trainer.guard import Guard, require_finite
 from trainer.heartbeat import Pulse
 from trainer.meter import Meter
 from trainer.optim import learning_rate
-from trainer.recorder import Recorder, RunawayError
+from trainer.recorder import Recorder, RunawayError, is_number
 from trainer.task import Batch, Scalars, Task
 from trainer.tracker import Tracker
 
@@ -91,7 +91,7 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
     )
     recorder = Recorder(world, trainer.tracker, guard, trainer.meter)
     progress = Progress("train", run.train.steps, "steps", start=state.step, visible=world.rank == 0)
-    begun, saved = state.step, state.step if state.step else -1
+    begun, saved, applied = state.step, state.step if state.step else -1, False
     if state.step < run.train.steps:
         feed.ahead(state.step, stop=stop.wanted, failed=False)
     while state.step < run.train.steps:
@@ -101,12 +101,13 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         if drawn.stop:
             recorder.flush()
             if saved != state.step:
-                save(trainer, state, guard, recorder.last)
+                save(trainer, state, guard, recorder.last, changed=applied)
             trainer.checkpointer.wait()
             raise Stopped(
                 f"stopped after step {state.step} of {run.train.steps}, which is saved; the same command goes on"
             )
         state = _step(trainer, guard, recorder, drawn, state)
+        applied |= not all(engine.skipped for engine in trainer.engines.values())
         if state.step == begun + WARM:
             gc.collect()
             gc.freeze()  # what is there stays: no collection has to walk through it again
@@ -119,8 +120,8 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             recorder.flush()
         scores = validate(trainer, state.step) if validates else {}
         if saves:
-            save(trainer, state, guard, recorder.last | scores)
-            saved = state.step
+            save(trainer, state, guard, recorder.last | scores, changed=applied)
+            saved, applied = state.step, False
         if progress.due() and recorder.last:
             loss = next(value for name, value in recorder.last.items() if name.endswith("loss"))
             progress.show(state.step, rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}")
@@ -220,21 +221,22 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     return metrics
 
 
-def save(trainer: Trainer, state: TrainState, guard: Guard, figures: Mapping[str, Any]) -> None:
-    """Begin a checkpoint; the loop goes on when the state has been copied."""
+def save(trainer: Trainer, state: TrainState, guard: Guard, figures: Mapping[str, Any], *, changed: bool) -> None:
+    """Begin a checkpoint; the loop goes on when the state has been copied. `changed`: by some update since the last."""
     trainer.pulse.beat("save", state.step)
     metrics = {
-        name: value for name, value in figures.items() if name.endswith("loss") or name.startswith("validation/")
+        name: value
+        for name, value in figures.items()
+        if (name.endswith("loss") or name.startswith("validation/")) and is_number(value)
     }
     with trainer.meter.during("save"):
-        trainer.checkpointer.save(trainer.engines, replace(state, guard=guard.state()), metrics)
+        trainer.checkpointer.save(trainer.engines, replace(state, guard=guard.state()), metrics, changed=changed)
     trainer.tracker.event("checkpoint", step=state.step, position=state.position, samples_digest=state.samples_digest)
 
 
 def _roll_back(trainer: Trainer, guard: Guard, anomaly: RunawayError) -> TrainState:
     """The last checkpoint's state, to go on past the samples since. Raises FloatingPointError when there is none."""
     checkpointer = trainer.checkpointer
-    checkpointer.wait()
     latest = checkpointer.latest()
     if latest is None:
         raise FloatingPointError(f"{anomaly}; there is no checkpoint to go back to")

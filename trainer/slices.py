@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,7 @@ class Slices:
         """Pieces of what this rank holds as pieces of whole tensors; those that all hold are saved by the first."""
         if not self._slices:
             return state
-        return {
-            kind: [piece for each in pieces for piece in self._spread(kind, each)] for kind, pieces in state.items()
-        }
+        return {kind: [run for piece in pieces for run in self._spread(kind, piece)] for kind, pieces in state.items()}
 
     def _spread(self, kind: str, piece: Piece) -> Iterator[Piece]:
         part = self.part_of(kind, piece.name, piece.shape)
@@ -167,7 +165,7 @@ def by_columns(shape: tuple[int, ...], index: int, degree: int) -> Slice:
     return Slice(shape, (rows, each), tuple((row * columns + index * each, each) for row in range(rows)))
 
 
-def slices_of(network: nn.Module, index: int, degree: int) -> tuple[Slices, Mapping[str, Any]]:
+def slices_of(network: nn.Module, index: int, degree: int) -> tuple[Slices, dict[str, Any]]:
     """What this rank will hold of a whole network, and the section by which DeepSpeed cuts it; {} where it does not."""
     if degree == 1:
         return Slices(network, [], index=0, degree=1), {}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from configs.load import load
 from tests.contract.cases import Case, Kitchen, Recipe, recipes
-from tests.tiny import ALONE, CONFIGS, Memory
-from trainer.checkpoint import Checkpointer, TrainState, load_weights, weights
+from tests.tiny import CONFIGS, Memory, checkpoints
+from trainer.checkpoint import TrainState, load_weights, weights
 from trainer.distributed import add, seed_all
 from trainer.engines import arrange
 from trainer.parts import part_of, parts_of
@@ -185,7 +185,7 @@ def test_a_split_of_texts_has_a_sample_shorter_than_the_others(case: Case) -> No
 
 def test_a_checkpoint_of_its_networks_loads_back_equal(case: Case, tmp_path: Path) -> None:
     nets = case.networks()
-    checkpointer = Checkpointer(tmp_path, ALONE, {"data": case.manifest.digest, "config": "c"})
+    checkpointer = checkpoints(tmp_path, {"data": case.manifest.digest, "config": "c"})
     state = TrainState(1, 8, "00" * 32)
     checkpointer.save({name: Memory({"weights": weights(network)}) for name, network in nets.items()}, state, {})
     seed_all(12345)

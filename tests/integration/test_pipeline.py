@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.runs import interrupt, kill_group, processes_of, run, steps_of, terminate, trainworks, wait_until
+from tests.runs import interrupt, kill_group, kill_rank, processes_of, run, steps_of, terminate, trainworks, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -117,13 +115,7 @@ def test_a_killed_rank_is_named_and_the_code_says_by_what(
     shutil.copytree(finished[0] / "data", folder / "data")
     shutil.copy(finished[0] / "run.yaml", folder / "run.yaml")
 
-    def kill_rank(process: subprocess.Popen[str]) -> None:
-        ranks = [
-            p for p in psutil.process_iter(["cmdline"]) if ["-m", "trainer", str(folder)] == p.info["cmdline"][-3:]
-        ]
-        workers = [p for p in ranks if p.environ().get("RANK") == str(rank)]
-        workers[0].kill()
-
-    ended = interrupt(trainworks("train", config, "--runs", tmp_path), lambda: bool(steps_of(folder)), kill_rank)
+    command = trainworks("train", config, "--runs", tmp_path, "world.restarts=0")
+    ended = interrupt(command, lambda: bool(steps_of(folder)), lambda _: kill_rank(folder, rank))
     assert ended.returncode == 137, ended.stderr
     assert f"rank {rank} was killed by SIGKILL" in ended.stderr

@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_aloud_and_the_run_ends_the_same(
     interrupt(train(config, fresh), reached(fresh, 20), kill_group)
     assert wait_until(lambda: not processes_of(fresh))
     newest = max((fresh / "train").glob("step-*[0-9]"))
-    weights = newest / "model.weights.safetensors"
+    weights = newest / "model.weights.rank-00000.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -141,4 +141,5 @@ def test_a_damaged_newest_checkpoint_is_skipped_aloud_and_the_run_ends_the_same(
 
 def weights_digest(folder: Path) -> str:
     last = max((folder / "train").glob("step-*[0-9]"))
-    return hashlib.sha256((last / "model.weights.safetensors").read_bytes()).hexdigest()
+    files = sorted(last.glob("model.weights.rank-*.safetensors"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

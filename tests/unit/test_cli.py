@@ -1,9 +1,11 @@
 """The command line: quick help, every mistake at once, exit codes, and options in any place."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +27,7 @@ def trainworks(*arguments: object, code: str | None = None) -> subprocess.Comple
 def test_help_names_every_command_and_the_exit_codes():
     done = trainworks("--help")
     assert done.returncode == 0
-    assert all(f"    {name} " in done.stdout for name in (*COMMANDS, *OWN_COMMANDS))
+    assert all(re.search(rf"^    {name}( |$)", done.stdout, re.MULTILINE) for name in (*COMMANDS, *OWN_COMMANDS))
     assert "130/137/143" in done.stdout
 
 
@@ -47,7 +49,7 @@ def test_commands_with_options_of_their_own_run_as_modules_that_are_there(
 ):
     module, _ = OWN_COMMANDS[command]
     asked: list[list[str]] = []
-    monkeypatch.setattr("subprocess.call", lambda words, env: asked.append(words) or 3)
+    monkeypatch.setattr("subprocess.Popen", lambda words, env: asked.append(words) or SimpleNamespace(wait=lambda: 3))
     assert main([command, "x", "--option", "y"]) == 3
     assert asked == [[sys.executable, "-m", module, "x", "--option", "y"]]
     path = Path(pipelines.cli.__file__).parents[1] / module.replace(".", "/")

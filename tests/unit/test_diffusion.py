@@ -22,8 +22,8 @@ from configs.stages import train_key
 from data.manifest import ImagesRecord, Manifest, Split, read_manifest
 from data.prepare import prepare
 from data.shards import ShardReader
-from tests.tiny import ALONE, CONFIGS, Memory, on_ranks, open_readers, shrink, write_source
-from trainer.checkpoint import Checkpointer, TrainState, weights
+from tests.tiny import ALONE, CONFIGS, Memory, checkpoints, on_ranks, open_readers, shrink, write_source
+from trainer.checkpoint import TrainState, weights
 from trainer.distributed import World, seed_all
 from trainer.evaluation.diffusion import evaluate, gather_first, require_fit, wishes_in_turn
 from trainer.task import Sample
@@ -227,7 +227,7 @@ def prepared(run: RunConfig, folder: RunFolder, *, data: Path | None = None) -> 
     nets = build_task(run, manifest).networks()
     state = {name: Memory({"weights": weights(net), "ema": dict(net.named_parameters())}) for name, net in nets.items()}
     origin = {"data": manifest.digest, "config": train_key(run)}
-    Checkpointer(folder.train, ALONE, origin).save(state, TrainState(run.train.steps, 8, "00" * 32), {})
+    checkpoints(folder.train, origin).save(state, TrainState(run.train.steps, 8, "00" * 32), {})
     return manifest
 
 

@@ -40,8 +40,8 @@ from configs.vision import ConvNeXtConfig
 from configs.vision import ResNetConfig as OurResNetConfig
 from data.manifest import TokenizerRecord
 from data.vocabulary import special_ids, train_tokenizer
-from tests.tiny import ALONE, BEGINNING, Memory, random_documents, tiny_run, write_dataset
-from trainer.checkpoint import Checkpointer, load_weights, weights
+from tests.tiny import BEGINNING, Memory, checkpoints, random_documents, tiny_run, write_dataset
+from trainer.checkpoint import load_weights, read_tensors, weights
 from trainer.interchange import is_layout, read_layout, read_tensors_for
 from trainer.interchange.__main__ import main
 from trainer.interchange.export import write_layout
@@ -469,7 +469,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     average = {name: tensor + 0.01 for name, tensor in tensors.items()}
     state = Memory({"weights": tensors, "optimizer": {}, "ema": average})
     origin = {"data": manifest.digest, "config": train_key(run)}
-    Checkpointer(folder.train, ALONE, origin).save({"model": state}, BEGINNING, {})
+    checkpoints(folder.train, origin).save({"model": state}, BEGINNING, {})
     return folder
 
 
@@ -480,7 +480,8 @@ def test_the_command_writes_the_averaged_weights_unless_asked_for_the_raw_ones(
     target = tmp_path / "exported"
     assert main([str(run_folder.path), str(target), *(["--raw"] if raw else [])]) == 0
     assert f"with the {'' if raw else 'averaged '}weights of step 0" in capsys.readouterr().out
-    saved_weights = load_file(step_folder(run_folder.train, 0) / f"model.{'weights' if raw else 'ema'}.safetensors")
+    kind = "weights" if raw else "ema"
+    saved_weights = read_tensors(step_folder(run_folder.train, 0), "model", kind)[kind]
     written = load_file(target / "model.safetensors")
     assert torch.equal(written["model.embed_tokens.weight"], saved_weights["embedding.weight"])
     assert AutoModelForCausalLM.from_pretrained(target).config.eos_token_id == 0

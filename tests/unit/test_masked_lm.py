@@ -17,10 +17,10 @@ from configs.language import EncoderConfig, MaskedLMConfig
 from data.manifest import Manifest, TokenizerRecord
 from data.vocabulary import special_ids, train_tokenizer, word_starts
 from trainer.distributed import add, seed_all
+from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Sample
 from trainer.tasks.masked_lm import MaskedLM, choose, draws
-from trainer.tasks.padding import PADDING
 
 TEXT = "the king of night and the queen of day met where rivers bend; they spoke no word, but sang unending songs"
 MASK, END = 4, 3

@@ -14,8 +14,8 @@ from configs.load import dump
 from configs.origin import find_origin, require_origin
 from configs.stages import step_folder
 from data.manifest import Manifest, read_manifest
-from tests.tiny import ALONE, Memory, random_documents, tiny_run, write_dataset
-from trainer.checkpoint import Checkpointer, TrainState, weights
+from tests.tiny import Memory, checkpoints, random_documents, tiny_run, write_dataset
+from trainer.checkpoint import TrainState, weights
 from trainer.interchange.export import write_layout
 from trainer.models.heads import LanguageHead
 from trainer.models.transformer import Transformer
@@ -43,7 +43,7 @@ def filled(network: nn.Module, value: float) -> dict[str, Tensor]:
 
 
 def save(folder: RunFolder, step: int, kinds: dict[str, dict[str, Tensor]]) -> None:
-    checkpointer = Checkpointer(folder.train, ALONE, {"data": "d", "config": "c"})
+    checkpointer = checkpoints(folder.train, {"data": "d", "config": "c"})
     checkpointer.save({"model": Memory(kinds)}, TrainState(step, step, "00" * 32), {})
 
 
@@ -157,7 +157,7 @@ def test_another_tokenizer_is_refused_with_the_way_to_the_same_one(source: RunFo
 
 def test_a_damaged_newest_checkpoint_is_skipped_aloud(source: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     save(source, 9, {"weights": filled(Toy(), 9.0)})
-    (step_folder(source.train, 9) / "model.weights.safetensors").write_bytes(b"torn")
+    (step_folder(source.train, 9) / "model.weights.rank-00000.safetensors").write_bytes(b"torn")
     origin = begin(source, Toy())
     assert origin is not None
     assert origin.step == 3

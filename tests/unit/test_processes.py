@@ -33,7 +33,7 @@ time.sleep(60)
 """
 LEAVES_A_CHILD = f"""
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", {STAYS!r}])
+child = subprocess.Popen([sys.executable, "-c", {STAYS!r}], process_group=PROCESS_GROUP)
 print(f"train | {{child.pid}}", flush=True)
 """
 
@@ -56,10 +56,10 @@ def alive(number: int) -> bool:
 class Followed:
     """A supervised Python program and what it showed."""
 
-    def __init__(self, program: str, log: Path) -> None:
+    def __init__(self, program: str, log: Path, grace_s: float = 120) -> None:
         self.lines: list[str] = []
         command = [sys.executable, "-u", "-c", program]
-        self.process = Supervised(command, os.environ, log, lambda line: self.lines.append(line.text))
+        self.process = Supervised(command, os.environ, log, lambda line: self.lines.append(line.text), grace_s=grace_s)
 
     def up(self) -> None:
         wait_until(lambda: self.lines)
@@ -104,8 +104,9 @@ def test_a_log_is_added_to(tmp_path: Path):
     assert log.read_text() == "one\ntwo\n"
 
 
-def test_what_a_child_leaves_behind_is_killed(tmp_path: Path):
-    followed = Followed(LEAVES_A_CHILD, tmp_path / "log")
+@pytest.mark.parametrize("group", ["None", "0"])  # in the child's group, in one of its own
+def test_what_a_child_leaves_behind_is_killed(tmp_path: Path, group: str):
+    followed = Followed(LEAVES_A_CHILD.replace("PROCESS_GROUP", group), tmp_path / "log")
     assert followed.process.wait() == 0
     number = int(followed.lines[0])
     wait_until(lambda: not alive(number))
@@ -129,6 +130,14 @@ def test_a_second_signal_kills(tmp_path: Path):
     followed.signal(signal.SIGTERM, signal.SIGTERM)
     assert followed.process.wait() == -signal.SIGKILL
     assert followed.process.received == [signal.SIGTERM] * 2
+
+
+def test_a_child_that_does_not_end_in_its_time_is_killed(tmp_path: Path):
+    followed = Followed(STUBBORN, tmp_path / "log", grace_s=0.3)
+    followed.up()
+    followed.signal(signal.SIGTERM)
+    assert followed.process.wait() == -signal.SIGKILL
+    assert followed.process.received == [signal.SIGTERM]
 
 
 def test_stop_asks_the_child_and_asking_a_dead_one_is_nothing(tmp_path: Path):

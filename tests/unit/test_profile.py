@@ -15,7 +15,8 @@ from tests.tiny import shrink
 from trainer.optim import build_optimizer
 from trainer.profile.__main__ import main
 from trainer.profile.counting import activations, enlarge, forward_flops, shapes_only, training_flops
-from trainer.profile.plan import DRAWN, Plan, make_plan, optimizer_bytes
+from trainer.profile.memory import optimizer_bytes
+from trainer.profile.plan import DRAWN, Plan, make_plan
 from trainer.profile.sketch import Outlook, draw_samples, look
 from trainer.task import Batch, Networks, Scalars
 from trainer.tasks import build_task
@@ -181,9 +182,70 @@ def test_frozen_layers_get_no_gradient_and_no_optimizer_state(tmp_path: Path):
 def test_averaged_weights_count_once_more(tmp_path: Path):
     plan, _ = told(small("demo-lm", train__ema="{decay: 0.9}"), tmp_path)
     assert plan.memory.average == 4 * plan.networks["model"].parameters
-    assert plan.memory.total == sum(
-        getattr(plan.memory, name) for name in ("weights", "gradients", "optimizer", "average", "activations")
+    held = ("weights", "gradients", "optimizer", "average")
+    rest = max(plan.memory.activations, plan.memory.update)
+    assert plan.memory.total == sum(getattr(plan.memory, name) for name in held) + rest
+
+
+def test_neither_weights_nor_their_gradients_count_as_activations():
+    net = nn.Linear(1000, 1000, bias=False)
+    held = activations(Grouped(), {"model": net}, Batch({"x": torch.zeros(1, 1000)}, 1, (0,)), precision="fp32")  # type: ignore[arg-type]
+    assert held.peak_bytes < 1.1 * 4 * 1000**2  # the one gradient on its way
+
+
+def at(zero: str, scratch: Path, **overrides: object) -> Plan:
+    return told(small("demo-lm", world__processes=2, world__zero=zero, world__device="cpu", **overrides), scratch)[0]
+
+
+def test_zero_splits_state_by_stage_over_the_ranks(tmp_path: Path):
+    size = 4 * at("{stage: 0}", tmp_path).networks["model"].trained
+    first, second, third = (at(f"{{stage: {stage}}}", tmp_path, train__ema="{decay: 0.9}") for stage in (1, 2, 3))
+    for plan in (first, second, third):
+        assert plan.memory.master == size // 2
+        assert plan.memory.average == size // 2
+        assert plan.memory.optimizer == pytest.approx(size, rel=0.01)  # AdamW's two numbers a weight, halved
+        assert plan.memory.communication >= 4 * 5_000_000
+        assert plan.stages == pytest.approx(first.stages)
+    assert (first.memory.gradients, second.memory.gradients, third.memory.gradients) == (size, size // 2, size // 2)
+    assert (first.memory.weights, third.memory.weights) == (
+        pytest.approx(size, rel=0.01),
+        pytest.approx(size // 2, rel=0.02),
     )
+
+
+def test_overrides_of_buckets_are_counted(tmp_path: Path):
+    few = at("{stage: 2}", tmp_path, deepspeed__zero_optimization__reduce_bucket_size=1000)
+    assert few.memory.communication == 4000
+    assert at("{stage: 2, overlap: true}", tmp_path).memory.communication == 2 * 4 * 5_000_000
+
+
+def test_offload_leaves_the_device(tmp_path: Path):
+    here = at("{stage: 3}", tmp_path)
+    host = at("{stage: 3, offload_optimizer: cpu, offload_parameters: cpu}", tmp_path)
+    disk = at("{stage: 3, offload_optimizer: nvme, offload_path: /fast}", tmp_path)
+    assert (host.memory.master, host.memory.optimizer, host.memory.gradients) == (0, 0, 0)
+    assert host.memory.weights < here.memory.weights
+    assert host.memory.host > here.memory.weights + here.memory.optimizer + here.memory.master
+    assert disk.memory.disk == here.memory.optimizer + here.memory.master
+    assert host.memory.total < disk.memory.total < here.memory.total
+
+
+def test_stages_that_the_run_cannot_choose_are_not_told(tmp_path: Path):
+    assert set(at("{stage: 0}", tmp_path).stages) == {0, 1, 2, 3}
+    assert set(at("{stage: 1, offload_optimizer: cpu}", tmp_path).stages) == {1, 2, 3}
+    assert set(at("{stage: 0}", tmp_path, train__optimizer="{kind: muon, learning_rate: 0.1}").stages) == {0}
+
+
+def test_an_open_micro_batch_is_told_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [str(CONFIGS / "mnist.yaml"), "--runs", str(tmp_path), "task.model={kind: lenet}"]
+    words += ["train.global_batch_samples=24", "world={processes: 2, micro_batch_samples: auto}"]
+    assert main([*words, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert list(record["candidates"]) == ["12", "6", "4", "3", "2", "1"]
+    assert list(record["candidates"].values()) == sorted(record["candidates"].values(), reverse=True)
+    assert record["micro_batch_samples"] == 1
+    assert main(words) == 0
+    assert "in all by micro-batch" in capsys.readouterr().out
 
 
 def test_a_network_of_eight_billion_parameters_takes_no_memory(tmp_path: Path):

@@ -12,10 +12,11 @@ import pytest
 from configs.folder import RunFolder, digest
 from configs.load import dump, load
 from configs.stages import step_folder
-from pipelines.charts import describe, read_curve, smooth, thin
+from pipelines.charts import curve_charts, describe, read_curve, smooth, thin
 from pipelines.history import read_history
 from pipelines.report import write_report
 from pipelines.scores import Scores, show, verdict
+from pipelines.summary import headline
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo-lm.yaml"
 NASTY = "<script>alert(1)</script>"
@@ -353,3 +354,67 @@ def test_smoothed_curve_is_the_mean_around_each_value() -> None:
 
 def test_curve_without_a_number_says_so() -> None:
     assert describe(read_curve("train", {3: math.nan})) == "train: 1 not a number and not drawn (step 3)."
+
+
+def span(number: int, **seconds: float) -> list[dict[str, Any]]:
+    return [{"event": "span", "step": number, "kind": kind, "seconds": value} for kind, value in seconds.items()]
+
+
+def test_the_time_of_a_training_is_a_bar_and_a_table_with_its_restarts_and_lost_steps(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run")
+    begin, again = {"event": "start", "step": 0}, {"event": "start", "step": 1, "since_launch_s": 0.25}
+    write_events(  # a second between two events
+        folder, begin, step(1, 4.0), *span(1, compute=1.0), step(2, 3.0), *span(2, compute=1.5, data=0.5), again,
+        step(2, 3.0), *span(2, compute=1.0, save=0.5),
+    )  # fmt: skip
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "<dt>Goodput</dt><dd>22.2 % of 9 s computed steps that count; steps done again: 1</dd>" in page
+    section = page[page.index('<h2 id="time">') :]
+    assert re.search(r'row">compute</th>\s*<td>2.0</td>\s*<td>22.2</td>', section)
+    assert re.search(r'row">lost</th>\s*<td>2.0</td>', section)
+    assert re.search(r'row">restart</th>\s*<td>0.8</td>', section)
+    assert 'row">stopped' not in section
+    assert "Training, from its launch to its last event" in section
+
+
+def test_what_ran_away_is_listed_with_what_was_done_and_the_samples_that_were_passed_over(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run")
+    batch = load([str(CONFIG)]).train.global_batch_samples
+    gone = {"event": "anomaly", "step": 2, "reason": f"train/loss is inf {NASTY}", "action": "rollback"}
+    write_events(
+        folder,
+        {"event": "start", "step": 0},
+        step(1, 4.0) | {"position": batch},
+        gone,
+        step(2, 3.9) | {"position": 3 * batch},
+    )
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert f"<dt>Anomalies</dt><dd>1, at step 2; {batch} samples passed over</dd>" in page
+    assert re.search(rf'row">2</th>\s*<td>rollback</td>\s*<td>train/loss is inf {re.escape(ESCAPED)}</td>', page)
+    assert NASTY not in page
+
+
+def test_a_log_without_spans_says_so_and_makes_a_report_all_the_same(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    write_report(folder)
+    page = without_library(folder.report.read_text())
+    assert "The log tells no times." in page
+    assert "<dt>Goodput</dt>" not in page
+
+
+def test_speed_and_memory_are_drawn_in_their_units() -> None:
+    series = {"train/memory_bytes": {1: 2.0**31, 2: 2.0**32}, "train/mfu": {2: 0.4}, "train/loss_scale": {1: 65536.0}}
+    charts = {chart.title: chart for chart in curve_charts(series, [], {})}
+    assert list(charts) == ["Model FLOPs utilisation", "Memory", "Loss scale"]
+    memory = charts["Memory"]
+    assert "first 2 (step 1), last 4 (step 2)" in memory.caption
+    assert memory.plot.yaxis[0].axis_label == "largest use of a rank (GiB)"
+
+
+def test_the_last_lines_of_a_run_say_how_much_of_its_time_counted(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    assert "training:" not in headline(folder)
+    write_events(folder, {"event": "start", "step": 0}, step(1, 4.0), *span(1, compute=1.5))
+    assert "\ntraining: 75.0 % of 2 s computed steps that count\nreport: " in headline(folder)

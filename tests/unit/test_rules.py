@@ -104,3 +104,31 @@ def test_a_recipe_that_cannot_run_is_refused(overrides: list[str], says: str):
 )
 def test_a_text_task_that_cannot_run_is_refused(task: str, overrides: list[str], says: str):
     assert says in refusal(TEXT, task, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["world.zero.offload_optimizer=cpu"], "offload_optimizer=cpu needs stage=1 or more, got stage=0"),
+        (["world.zero={stage: 2, offload_parameters: cpu}"], "offload_parameters=cpu needs stage=3"),
+        (["world.zero={stage: 2, offload_optimizer: nvme, offload_path: /x}"], "offload_optimizer=nvme needs stage=3"),
+        (["world.zero={stage: 3, offload_optimizer: nvme}"], "offload_optimizer=nvme needs offload_path"),
+        (["world.zero={stage: 2, partition_group: 2}"], "partition_group is part of ZeRO++ and needs stage=3"),
+        (["world.zero={stage: 3, partition_group: 4}"], "processes=2 must be a multiple of zero.partition_group=4"),
+        (["world.zero={stage: 3, quantized_weights: true}", "train.precision=bf16"], "choose fp32 or fp16"),
+        (["world.sequence_parallel=4"], "processes=2 must be a multiple of tensor_parallel x sequence_parallel"),
+        (
+            ["world.zero.stage=1", "train.optimizer={kind: muon, learning_rate: 0.1}"],
+            "train.optimizer.kind=muon reads whole matrices, and world.zero.stage=1 cuts them; choose stage=0",
+        ),
+        (["world.micro_batch_samples=0"], "input should be auto or a whole number of 1 or more, got 0"),
+        (["deepspeed.zero_optimization.stage=1"], "deepspeed.zero_optimization.stage is set from world.zero.stage"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_refused(overrides: list[str], says: str):
+    assert says in refusal(TEXT, *overrides)
+
+
+def test_a_batch_that_ranks_cannot_share_is_told_which_ranks_can():
+    told = refusal(TEXT, "train.global_batch_samples=12", "world={processes: 5, micro_batch_samples: 2}")
+    assert "= 2 x 5 = 10; try 10 or 20, or world.processes 1, 2, 3, 6" in told

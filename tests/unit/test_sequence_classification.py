@@ -15,8 +15,8 @@ from configs.language import DecoderConfig, EncoderConfig, SequenceClassificatio
 from data.manifest import Manifest, Split, TokenizerRecord
 from data.vocabulary import special_ids, train_tokenizer
 from trainer.distributed import add, seed_all
+from trainer.models.attention import PADDING
 from trainer.task import Sample
-from trainer.tasks.padding import PADDING
 from trainer.tasks.sequence_classification import SequenceClassification
 
 CLASS, END, BLOCK = 2, 3, 10

@@ -10,7 +10,6 @@ from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig
 from configs.stages import complete, data_key, evaluation_key, step_folder, steps_in, train_key
-from k8s.processes import killed_rank
 from tests.tiny import CONFIGS, tiny_run
 
 
@@ -28,8 +27,8 @@ def finished(folder: RunFolder, run: RunConfig) -> None:
     }
     write_json(folder.manifest, manifest)
     last = step_folder(folder.train, run.train.steps)
-    (last / "model.weights.safetensors").write_bytes(b"weights")
-    files = {"model.weights.safetensors": file_digest(last / "model.weights.safetensors")}
+    (last / "model.weights.rank-00000.safetensors").write_bytes(b"weights")
+    files = {"model.weights.rank-00000.safetensors": file_digest(last / "model.weights.rank-00000.safetensors")}
     record = {"step": run.train.steps, "files": files, "metrics": {}, "data": "d", "config": train_key(run)}
     write_json(last / "complete.json", record | {"digest": digest(record)})
     metrics = {"checkpoint": digest(record), "config": evaluation_key(run, folder), "metrics": [], "protocols": {}}
@@ -59,7 +58,7 @@ def test_without_its_manifest_a_run_has_everything_to_do(folder: RunFolder, run:
     assert complete("train", run, folder) is None
 
 
-@pytest.mark.parametrize("name", ["complete.json", "model.weights.safetensors"])
+@pytest.mark.parametrize("name", ["complete.json", "model.weights.rank-00000.safetensors"])
 def test_a_torn_last_checkpoint_leaves_training_and_evaluation_to_do(folder: RunFolder, run: RunConfig, name: str):
     (step_folder(folder.train, run.train.steps) / name).unlink()
     assert complete("train", run, folder) is None
@@ -109,11 +108,3 @@ def test_a_judge_that_is_trained_or_trained_again_has_the_images_judged_again(tm
     guided = load([path, "task.drawing.guidance=3"])
     assert evaluation_key(guided, folder) not in keys
     assert train_key(guided) == train_key(run)
-
-
-def test_the_rank_that_a_signal_ended_is_found_in_the_summary():
-    one = "  rank      : {} (local_rank: {})\n  exitcode  : {} (pid: 7) {}\n"
-    log = "noise\n" + one.format(0, 0, 1, "") + one.format(1, 1, -9, "(SIGKILL)") + one.format(2, 2, -15, "")
-    assert killed_rank(log.splitlines()) == (1, 9)
-    log = one.format(0, 0, 1, "") + one.format(1, 1, -15, "")
-    assert killed_rank(log.splitlines()) is None

@@ -11,18 +11,17 @@ import torch
 
 from configs.engine import CheckpointConfig
 from configs.errors import ConfigError, DamageError, PeerError, StaleError
-from configs.folder import digest, sync, write_json
 from configs.load import differences
-from configs.stages import check_files, read_complete, read_record, step_folder, steps_in
+from configs.stages import check_files, read_complete, step_folder
 from data.progress import say
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.snapshot import Snapshot
+from trainer.checkpoint.staging import clear, commit, stage, tell_lost
 from trainer.checkpoint.stored import StoredNetwork
 from trainer.distributed import World
 from trainer.pieces import Piece, Stateful
 
 Result = TypeVar("Result")
-POINTER = "latest.json"
 
 
 @dataclass(frozen=True)
@@ -258,50 +257,3 @@ def require_changed(saved: tuple[int, Mapping[str, str]], known: tuple[int, Mapp
             f"step {saved[0]} is not saved: every weight is the same as at step {known[0]}, though updates were "
             "applied since; the copy is stale, or nothing learns: look at train.optimizer.learning_rate"
         )
-
-
-def stage(part: Path) -> None:
-    """An empty folder for a checkpoint to be."""
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-
-
-def commit(root: Path, part: Path, record: Mapping[str, Any]) -> None:
-    """Give a staged checkpoint its record, its name, and the pointer, in this order, each flushed before the next."""
-    final, record = part.with_suffix(""), dict(record) | {"digest": digest(record)}
-    write_json(part / "complete.json", record)
-    replaced = final.with_suffix(".replaced.part")
-    if final.exists():  # a step that was found damaged, or is saved again; `clear` puts it back if we die here
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    part.rename(final)
-    sync(root)
-    shutil.rmtree(replaced, ignore_errors=True)
-    write_json(root / POINTER, {"step": record["step"], "digest": record["digest"]})
-
-
-def clear(root: Path) -> list[int]:
-    """Remove what a killed save or removal left behind; returns the steps that are there, newest first."""
-    for stray in root.glob("step-*.part"):
-        final = stray.with_name(stray.name.removesuffix(".replaced.part"))
-        if final != stray and not final.exists():
-            stray.rename(final)
-        else:
-            shutil.rmtree(stray, ignore_errors=True)
-    (root / f"{POINTER}.part").unlink(missing_ok=True)
-    return steps_in(root)
-
-
-def tell_lost(root: Path, found: int | None) -> None:
-    """Say aloud when the newest checkpoint that was ever completed is not the one that was found."""
-    if not (root / POINTER).exists():
-        return
-    try:
-        step = read_record(root / POINTER)["step"]
-    except (DamageError, KeyError):
-        step = None
-    begin = "the start" if found is None else f"step {found}"
-    if not isinstance(step, int):
-        say("train", f"{root / POINTER} cannot be read; going on from {begin}, the newest sound checkpoint")
-    elif step > (found or 0):
-        say("train", f"{root / POINTER} names step {step}, which is gone or damaged; going on from {begin}")

@@ -26,7 +26,7 @@ def score(
     sums: Sums = {}
     for batch in batches:
         statistics = task.evaluate(nets, batch.to(world.device))
-        if batch.ids and world.slice == 0:  # ranks that share matrices score the same samples
+        if batch.ids and world.slice == 0:  # of ranks that compute it together, one counts
             sums = add(sums, statistics)
         if pulse:
             pulse.alive()
@@ -54,11 +54,10 @@ def in_lockstep(task: Task, reader: ShardReader, world: World, *, batch: int, li
 
     A network whose weights are scattered over the ranks is gathered for each batch, so all ranks need as many.
     """
-    mine = sequential(
-        reader, task.collate, size=batch, limit=limit, part=world.rank // world.slices, parts=world.size // world.slices
-    )
+    readers = world.size // world.slices  # ranks that share matrices compute every batch together
+    mine = sequential(reader, task.collate, size=batch, limit=limit, part=world.rank // world.slices, parts=readers)
     samples = len(reader) if limit is None else min(limit, len(reader))
-    batches = math.ceil(math.ceil(samples / (world.size // world.slices)) / batch)  # of the rank that has most
+    batches = math.ceil(math.ceil(samples / readers) / batch)  # of the rank that has most
     for each in itertools.islice(itertools.chain(mine, itertools.repeat(None)), batches):
         if each is None:
             each = replace(next(sequential(reader, task.collate, size=1, limit=1, part=0, parts=1)), ids=())

@@ -36,8 +36,9 @@ def supervise(module: str, run: RunConfig, folder: RunFolder, place: Place, bell
     with tempfile.TemporaryDirectory(prefix="trainworks-pulses-") as pulses:
         while True:
             deaths = kills_for_memory()
-            start = Start(begin, place.environments(), Path(pulses), bell)
-            facts = start.follow(timeout_s=world.timeout_s, grace_s=world.grace_s)
+            limits = {"timeout_s": world.timeout_s, "grace_s": world.grace_s}
+            start = Start(begin, place.environments(), Path(pulses), bell, **limits)
+            facts = start.follow()
             ending = judge(facts, nodes=place.nodes, memory_ran_out=kills_for_memory() > deaths)
             if ending.kind == "done":
                 return ending

@@ -9,7 +9,9 @@ from pathlib import Path
 from trainer.heartbeat import PulseReader, Reading
 
 STEPLESS = ("start", "save", "validate", "end")
-"""Phases that may last: within them a second of processor time is a sign of life too"""
+"""Phases that may last: within them a rank that computes is not silent"""
+AT_WORK = 0.02
+"""Share of a processor that a rank uses when it computes, however busy the machine; one that waits uses less"""
 
 
 @dataclass
@@ -25,8 +27,8 @@ class Silence:
     LOOK_S = 1.0
     """The most that one look adds"""
 
-    def __init__(self, readers: Mapping[int, PulseReader], processes: Mapping[int, int]) -> None:
-        self._readers, self._processes = readers, processes
+    def __init__(self, readers: Mapping[int, PulseReader], processes: Mapping[int, int], limit_s: float) -> None:
+        self._readers, self._processes, self._limit_s = readers, processes, limit_s
         self._seen = {rank: _Seen() for rank in readers}
 
     def look(self, passed_s: float) -> None:
@@ -37,7 +39,7 @@ class Silence:
             fresh = sign != seen.sign
             if reading.phase in STEPLESS:
                 used = processor_time(self._processes[rank])
-                fresh = fresh or used - seen.processor_s >= 1
+                fresh = fresh or used - seen.processor_s >= AT_WORK * self._limit_s
                 seen.processor_s = used if fresh else seen.processor_s
             seen.sign = sign
             seen.silent_s = 0.0 if fresh else seen.silent_s + min(passed_s, self.LOOK_S)
@@ -48,11 +50,11 @@ class Silence:
     def silent_s(self, rank: int) -> float:
         return self._seen[rank].silent_s
 
-    def culprits(self, running: Collection[int], limit_s: float) -> list[int]:
+    def culprits(self, running: Collection[int]) -> list[int]:
         """The running ranks that hold the others up: those with the fewest beats, once all of them are silent."""
         fewest = min((self.reading(rank).beats for rank in running), default=0)
         behind = [rank for rank in running if self.reading(rank).beats == fewest]
-        return behind if all(self.silent_s(rank) > limit_s for rank in behind) else []
+        return behind if all(self.silent_s(rank) > self._limit_s for rank in behind) else []
 
 
 def processor_time(process: int) -> float:

@@ -41,15 +41,24 @@ class Rank:
 class Start:
     """This node's ranks while they run."""
 
-    def __init__(self, begin: Begin, environments: Mapping[int, Mapping[str, str]], pulses: Path, bell: Bell) -> None:
-        self.pulses, self.bell, self.relay = pulses, bell, Relay()
+    def __init__(
+        self,
+        begin: Begin,
+        environments: Mapping[int, Mapping[str, str]],
+        pulses: Path,
+        bell: Bell,
+        *,
+        timeout_s: float,
+        grace_s: float,
+    ) -> None:
+        self.pulses, self.bell, self.grace_s, self.relay = pulses, bell, grace_s, Relay()
         self.facts = Facts(failures=self.relay.failures, last_words=self.relay.last_words)
         self._deadline = math.inf
         self.readers = {rank: PulseReader(pulses, rank) for rank in environments}
         self.ranks = [
             self._begin(begin, rank, {**environment, PULSES: str(pulses)}) for rank, environment in environments.items()
         ]
-        self.silence = Silence(self.readers, {rank.number: rank.process for rank in self.ranks})
+        self.silence = Silence(self.readers, {rank.number: rank.process for rank in self.ranks}, timeout_s)
 
     def _begin(self, begin: Begin, number: int, environment: Mapping[str, str]) -> Rank:
         read, write = os.pipe()
@@ -68,7 +77,7 @@ class Start:
     def running(self) -> list[Rank]:
         return [rank for rank in self.ranks if rank.code is None]
 
-    def follow(self, *, timeout_s: float, grace_s: float) -> Facts:
+    def follow(self) -> Facts:
         """Until every rank has ended: by itself, or killed when it was to end and did not.
 
         A rank that fails has its peers ended after SETTLE_S seconds; ranks that were asked to stop have `grace_s`; when
@@ -78,13 +87,13 @@ class Start:
         while self.running and time.monotonic() < self._deadline:
             self._read(self.bell.wait(TICK_S))
             for rank in self.running:
-                self._collect(rank, grace_s)
-            self._pass_on_stop(grace_s)
+                self._collect(rank)
+            self._pass_on_stop()
             now = time.monotonic()
             self.silence.look(now - looked)
             looked = now
             running = [rank.number for rank in self.running]
-            if not self.facts.asked and (silent := self.silence.culprits(running, timeout_s)):
+            if not self.facts.asked and (silent := self.silence.culprits(running)):
                 self.facts.silent, self.facts.silent_s = silent, self.silence.silent_s(silent[0])
                 self._take_stacks()
                 break
@@ -110,7 +119,7 @@ class Start:
         os.close(rank.output)
         rank.output = -1
 
-    def _collect(self, rank: Rank, grace_s: float) -> None:
+    def _collect(self, rank: Rank) -> None:
         """See whether a rank has ended, and if so end what it started and decide how long its peers have."""
         if not self._reap(rank):
             return
@@ -120,7 +129,7 @@ class Start:
             return
         patience = 0.0 if rank.code < 0 else SETTLE_S
         if rank.code in STOPPED or (self.facts.asked and rank.code == -signal.SIGTERM):
-            patience = grace_s  # the others may still save
+            patience = self.grace_s  # the others may still save
         self._deadline = min(self._deadline, time.monotonic() + patience)
 
     def _reap(self, rank: Rank) -> bool:
@@ -137,12 +146,12 @@ class Start:
         self.relay.close(rank.number)
         return True
 
-    def _pass_on_stop(self, grace_s: float) -> None:
+    def _pass_on_stop(self) -> None:
         """The first signal goes on to the ranks, which save; the second ends the waiting."""
         received = self.bell.received
         if received and not self.facts.asked:
             self.facts.asked = received[0]
-            self._deadline = min(self._deadline, time.monotonic() + grace_s)
+            self._deadline = min(self._deadline, time.monotonic() + self.grace_s)
             for rank in self.running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rank.process, signal.SIGTERM)

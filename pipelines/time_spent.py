@@ -1,0 +1,77 @@
+"""The report's account of the clock: one bar, a table, and what ran away."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bokeh.models import ColumnDataSource, FactorRange, HoverTool, Range1d
+
+from pipelines.charts import COLOURS, Chart, empty_plot, listed, plain, with_legend
+from pipelines.goodput import KINDS, Goodput, duration, sentence
+from pipelines.history import History
+from pipelines.page import Table
+
+_ORDER = ("compute", "data", "save", "validate", "restart", "start", "lost", "stopped", "other")
+_SHADES: Mapping[str, str] = dict(zip(_ORDER, (*COLOURS, "#b0567f", "#8a8a2e", "#5f8a8b"), strict=True))
+
+
+def time_chart(account: Goodput) -> Chart:
+    """One bar of the whole clock, cut by what it went into."""
+    plot = empty_plot("time (s)", "", height=190, y_range=FactorRange(factors=["training"]))
+    plot.x_range = Range1d(start=0.0, end=account.wall_s or 1.0)
+    drawn, left = [], 0.0
+    for kind, seconds in account.seconds.items():
+        if seconds <= 0:
+            continue
+        shown = f"{_seconds(seconds)} s, {_share(seconds, account)} %"
+        source = ColumnDataSource(
+            {"y": ["training"], "left": [left], "right": [left + seconds], "kind": [plain(kind)], "shown": [shown]}
+        )
+        colour = _SHADES[kind]
+        drawn.append(
+            plot.hbar(
+                "y", left="left", right="right", height=0.6, source=source, color=colour, legend_label=plain(kind)
+            )
+        )
+        left += seconds
+    plot.add_tools(HoverTool(renderers=drawn, tooltips=[("", "@kind"), ("", "@shown")]))
+    with_legend(plot)
+    plot.legend[0].update(click_policy="none", ncols=5)
+    return Chart("Training, from its launch to its last event", f"{sentence(account)}.", plot)
+
+
+def time_table(account: Goodput) -> Table:
+    """Seconds and shares by kind, with what each means."""
+    rows = [
+        (plain(kind), [_seconds(seconds), _share(seconds, account), KINDS[kind]])
+        for kind, seconds in account.seconds.items()
+        if seconds > 0
+    ]
+    caption = f"What {duration(account.wall_s)} by the clock went into, by the spans of the first rank's event log."
+    return Table(caption, [("", ""), ("time", "s"), ("share", "%"), ("what it is", "")], rows)
+
+
+def anomaly_table(anomalies: Sequence[Mapping[str, Any]]) -> Table:
+    """What ran away, and what was done about it."""
+    rows = [
+        (f"{event.get('step', 0):,}", [str(event.get("action", "")), str(event.get("reason", ""))])
+        for event in anomalies
+    ]
+    return Table("Steps at which training ran away.", [("step", ""), ("action", ""), ("reason", "")], rows)
+
+
+def anomaly_sentence(history: History, batch: int | None) -> str:
+    """Where training ran away, and the samples that ways back to a checkpoint passed over.
+
+    `batch` is what a step reads, where that is known.
+    """
+    steps = [event.get("step", 0) for event in history.anomalies]
+    passed = history.drawn[1] - history.drawn[0] * batch if batch else 0
+    return f"{len(steps)}, at step {listed(steps)}" + (f"; {passed:,} samples passed over" if passed > 0 else "")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.1f}"
+
+
+def _share(seconds: float, account: Goodput) -> str:
+    return f"{100 * seconds / account.wall_s:.1f}" if account.wall_s else "–"
