@@ -21,6 +21,7 @@ from benchmarks.loop import HERE, LINES, prepare, sentences
 from benchmarks.worker import environment
 from configs.folder import RunFolder
 from configs.load import load
+from configs.process import die_with_parent
 from trainer.tracker import read_events
 
 STEPS, EVERY, KILL_AFTER = 1_000_000, 20, 30
@@ -44,7 +45,12 @@ class Job:
         """The running agent; it and all its ranks end with the block."""
         with self.output.open("wb") as output:
             agent = subprocess.Popen(
-                self.command, stdout=output, stderr=output, env=environment(1), start_new_session=True
+                self.command,
+                stdout=output,
+                stderr=output,
+                env=environment(1),
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         try:
             yield agent

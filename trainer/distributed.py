@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from configs.errors import ConfigError
 from configs.schema import WorldConfig
@@ -66,7 +68,10 @@ class World:
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(seconds=config.timeout_s + 30)  # whoever watches the ranks speaks first
-        dist.init_process_group(backend, timeout=timeout)
+        store, *_ = next(rendezvous("env://", rank, size, timeout=timeout))
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # its store still holds the last start's addresses
+        named = PrefixStore(f"start-{start}", store)
+        dist.init_process_group(backend, store=named, rank=rank, world_size=size, timeout=timeout)
         world = cls(rank=rank, local_rank=local, size=size, device=device)
         if not whole:
             world.parts, world.slices = config.sequence_parallel, config.tensor_parallel

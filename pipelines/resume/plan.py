@@ -48,7 +48,8 @@ def build_plan(
     tolerance: float,
 ) -> Plan:
     """`words` are CONFIG.yaml [OVERLAY.yaml ...] [key.path=value ...]; stages and worlds default to the run's own,
-    the latter with those of 1, 2 and 4 ranks that keep its global batch. `runs` is where `task.model.init_from` is sought.
+    the latter with those of 1, 2 and 4 ranks that keep its global batch. `runs` is where a run that `init_from` names
+    is sought.
 
     Raises ConfigError for a world that cannot keep the batch, a stage that the run cannot have, or too few steps.
     """

@@ -19,7 +19,7 @@ from trainer.node.memory import kills_for_memory
 from trainer.node.output import LONGEST_LINE, Relay
 from trainer.node.place import Place, read_place
 from trainer.node.rank import exit_code
-from trainer.node.silence import Silence, processor_time, standing
+from trainer.node.silence import Silence, processor_time, standing, to_blame
 from trainer.node.verdict import Ending, Facts, judge
 from trainer.node.watch import Start
 
@@ -147,6 +147,22 @@ def test_a_rank_that_only_wakes_now_and_then_is_silent(tmp_path: Path, monkeypat
     watched = Watched(tmp_path)
     watched.pass_s(8)
     assert watched.silence.culprits([0, 1]) == [0, 1]
+
+
+WAITING = 'File "torch/distributed/distributed_c10d.py", line 3081 in all_reduce\n'
+
+
+@pytest.mark.parametrize(
+    ("stacks", "blamed"),
+    [((WAITING, "in forward\n"), [1]), ((WAITING, WAITING), [0, 1]), (("in forward\n", "in read\n"), [0, 1])],
+)
+def test_of_ranks_at_the_same_place_the_one_outside_of_a_collective_is_blamed(
+    tmp_path: Path, stacks: tuple[str, str], blamed: list[int]
+):
+    paths = {rank: stack_file(tmp_path, rank) for rank in (0, 1)}
+    for rank, text in enumerate(stacks):
+        paths[rank].write_text(text)
+    assert to_blame([0, 1], paths, {0: -1, 1: -1}) == blamed
 
 
 def test_processor_time_and_state_are_those_of_the_process():

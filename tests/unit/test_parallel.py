@@ -1,5 +1,6 @@
-"""Sequences shared by ranks, which are threads here: the parts' losses and gradients add up to those of whole ones."""
+"""Sequences shared by ranks, which are threads here, and matrices cut into slices: together they are the whole."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from configs.errors import ConfigError
 from configs.language import DecoderConfig, EncoderConfig
+from tests.tiny import tiny_run
 from trainer.distributed import World
 from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import LanguageHead
 from trainer.models.sequences import Share, filled, own_places
 from trainer.models.transformer import Transformer
 from trainer.parallel import Ulysses, share_sequences
+from trainer.pieces import Piece
+from trainer.slices import slices_of
 
 torch.set_num_threads(1)
 VOCABULARY, CONTEXT = 53, 24
@@ -174,3 +178,97 @@ def test_a_replica_of_one_rank_shares_nothing() -> None:
     model = network(decoder())
     share_sequences(model, World(rank=0, local_rank=0, size=2, device=torch.device("cpu")))
     assert model.share.parts == 1
+
+
+def test_slices_lie_side_by_side_in_the_order_of_their_parts_and_of_their_ranks() -> None:
+    ranks = [World(rank=n, local_rank=n, size=8, device=torch.device("cpu"), parts=2, slices=2) for n in range(8)]
+    assert [(each.replica, each.part, each.slice) for each in ranks[:5]] == [
+        (0, 0, 0),
+        (0, 0, 1),
+        (0, 1, 0),
+        (0, 1, 1),
+        (1, 0, 0),
+    ]
+
+
+class Whole:
+    """A checkpoint of whole tensors in memory."""
+
+    def __init__(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.state = state
+
+    def kinds(self) -> list[str]:
+        return list(self.state)
+
+    def names(self, kind: str) -> list[str]:
+        return list(self.state[kind])
+
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        return tuple(self.state[kind][name].shape)
+
+    def read(self, kind: str, name: str, start: int = 0, count: int | None = None) -> Tensor:
+        flat = self.state[kind][name].flatten()
+        return flat[start:] if count is None else flat[start : start + count]
+
+
+def network_and_state() -> tuple[Transformer, dict[str, dict[str, Tensor]]]:
+    model = network(decoder(**LLAMA, bias=True))
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    moments = {f"{name}/exp_avg": p.square() for name, p in weights.items()}
+    return model, {"weights": weights, "optimizer": moments | {f"{n}/step": torch.tensor(3.0) for n in weights}}
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_pieces_of_all_slices_cover_each_whole_tensor_once_and_read_back(degree: int) -> None:
+    model, state = network_and_state()
+    covered = {kind: {n: torch.full_like(t, torch.nan) for n, t in each.items()} for kind, each in state.items()}
+    for index in range(degree):
+        slices, _ = slices_of(model, index, degree)
+        stored = slices.of(Whole(state))
+        for kind in stored.kinds():
+            for name in stored.names(kind):
+                own = stored.read(kind, name)
+                shape, third = stored.shape(kind, name), len(own) // 3
+                assert len(own) == math.prod(shape)
+                assert torch.equal(stored.read(kind, name, third, third), own[third : 2 * third])
+                runs = [Piece(name, shape, 0, own[:third]), Piece(name, shape, third, own[third:])]
+                for piece in slices.spread({kind: runs})[kind]:
+                    place = covered[kind][name].view(-1)[piece.start : piece.start + piece.values.numel()]
+                    assert piece.shape == tuple(state[kind][name].shape)
+                    assert place.isnan().all()
+                    place.copy_(piece.values)
+    for kind, tensors in state.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(covered[kind][name], tensor), (kind, name)
+
+
+def test_a_slice_has_the_same_heads_of_queries_keys_and_values_and_a_run_of_every_row() -> None:
+    model, state = network_and_state()
+    slices, section = slices_of(model, 1, 2)
+    stored, weights = slices.of(Whole(state)), state["weights"]
+    fused = weights["blocks.0.attention.query_key_value.weight"]  # 32 rows of queries, 16 of keys, 16 of values
+    own = stored.read("weights", "blocks.0.attention.query_key_value.weight").view(32, 32)
+    assert torch.equal(own, torch.cat((fused[16:32], fused[40:48], fused[56:64])))
+    output = weights["blocks.0.attention.output.weight"]
+    assert torch.equal(stored.read("weights", "blocks.0.attention.output.weight").view(32, 16), output[:, 16:])
+    assert torch.equal(
+        stored.read("weights", "blocks.0.attention.output.bias"), weights["blocks.0.attention.output.bias"]
+    )
+    assert section["tensor_parallel"]["autotp_size"] == 2
+    assert len(section["tensor_parallel"]["partition_config"]["layer_specs"]) == 8  # four layers of each block
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"world__tensor_parallel": 2}, "world.tensor_parallel=2 needs world.zero.stage=1 or more"),
+        (
+            {"world__tensor_parallel": 2, "world__zero": "{stage: 1}", "world__compile": "true"},
+            "world.tensor_parallel=2 exchanges inside layers",
+        ),
+        ({"world__sequence_parallel": 2, "task__model__num_heads": 3}, "world.sequence_parallel=2 must divide"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_run(world__processes=2, **overrides)

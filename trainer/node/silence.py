@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,19 @@ class Silence:
         fewest = min((self.reading(rank).beats for rank in running), default=0)
         behind = [rank for rank in running if self.reading(rank).beats == fewest]
         return behind if all(self.silent_s(rank) > self._limit_s for rank in behind) else []
+
+
+def to_blame(silent: Sequence[int], stacks: Mapping[int, Path], processes: Mapping[int, int]) -> Sequence[int]:
+    """Those of some ranks at the same place that do not wait for the others there, as far as that can be told.
+
+    A process that is held does not wait, nor does one whose `stacks` show no collective; else all are returned.
+    """
+    held = [rank for rank in silent if standing(processes[rank])]
+    return held or [rank for rank in silent if not _in_collective(stacks[rank])] or silent
+
+
+def _in_collective(stacks: Path) -> bool:
+    return stacks.exists() and any(file in stacks.read_text() for file in ("distributed_c10d.py", "/comm/torch.py"))
 
 
 def processor_time(process: int) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainer.heartbeat import PULSES, PulseReader, stack_file
 from trainer.node.bell import Bell
 from trainer.node.output import Relay
-from trainer.node.silence import Silence, standing
+from trainer.node.silence import Silence, standing, to_blame
 from trainer.node.verdict import STOPPED, Facts
 
 TICK_S = 0.1
@@ -94,8 +94,10 @@ class Start:
             looked = now
             running = [rank.number for rank in self.running]
             if not self.facts.asked and (silent := self.silence.culprits(running)):
-                self.facts.silent, self.facts.silent_s = silent, self.silence.silent_s(silent[0])
                 self._take_stacks()
+                stacks = {rank: stack_file(self.pulses, rank) for rank in silent}
+                self.facts.silent = to_blame(silent, stacks, {rank.number: rank.process for rank in self.ranks})
+                self.facts.silent_s = self.silence.silent_s(self.facts.silent[0])
                 break
         if self.facts.asked:
             self.facts.overdue = [rank.number for rank in self.running]

@@ -149,7 +149,8 @@ def offloaded(split: Memory, all_of: Holdings, run: RunConfig, part: int) -> Mem
     zero = run.world.zero
     places = {"none": 0, "host": 0, "disk": 0}
     if zero.offload_optimizer != "none":
-        beside = part + (2 * all_of.largest if zero.stage < 3 else 0)  # gradients and weights on their way
+        # gradients as they are applied and, but for stage 2, where they are those that are kept, as they arrive
+        beside = part * (1 if zero.stage == 2 else 2) + (2 * all_of.largest if zero.stage < 3 else 0)
         gradients = 0 if zero.stage == 1 else split.gradients
         moved = split.master + split.optimizer + gradients + (part if run.train.ema else 0)
         places["host"] += beside + gradients
