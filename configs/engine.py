@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from configs import rules
+from configs import engine_rules
 from configs.dataset import Config, Count, Name, Positive
 
 Offload = Literal["none", "cpu", "nvme"]
@@ -13,7 +13,11 @@ Offload = Literal["none", "cpu", "nvme"]
 class ZeroConfig(Config):
     """How DeepSpeed splits a network's state over ranks (Rajbhandari et al., 2020); any stage reads any checkpoint."""
 
-    rules: ClassVar = (rules.offload_has_state, rules.offload_has_folder, rules.zero_plus_plus_fits)
+    rules: ClassVar = (
+        engine_rules.offload_has_state,
+        engine_rules.offload_has_folder,
+        engine_rules.zero_plus_plus_fits,
+    )
 
     stage: Literal[0, 1, 2, 3] = 0
     """0: nothing is split; 1: optimizer state; 2: gradients too; 3: weights too"""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from configs import rules
+from configs import engine_rules, rules
 from configs.dataset import Config, Count, DataConfig, Positive
 from configs.diffusion import DiffusionConfig
 from configs.engine import AnomalyConfig, CheckpointConfig, ZeroConfig
@@ -72,7 +72,11 @@ class TrainConfig(Config):
 class WorldConfig(Config):
     """Where a run computes: changes speed and memory, never the order of samples; may change between restarts."""
 
-    rules: ClassVar = (rules.degrees_divide_ranks, rules.partition_group_divides)
+    rules: ClassVar = (
+        engine_rules.degrees_divide_ranks,
+        engine_rules.partition_group_divides,
+        engine_rules.compiled_weights_stay,
+    )
 
     processes: Count = 2
     """Ranks on this machine"""
@@ -143,11 +147,11 @@ class RunConfig(Config):
         rules.resolutions_change_between_steps,
         rules.batches_have_statistics,
         rules.frozen_body_is_learned,
-        rules.optimizer_fits_stage,
-        rules.quantized_weights_fit_precision,
-        rules.parallel_fits_task,
-        rules.tensors_can_be_cut,
-        rules.deepspeed_keys_are_free,
+        engine_rules.optimizer_fits_stage,
+        engine_rules.quantized_weights_fit_precision,
+        engine_rules.parallel_fits_task,
+        engine_rules.tensors_can_be_cut,
+        engine_rules.deepspeed_keys_are_free,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]

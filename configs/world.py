@@ -1,6 +1,6 @@
 """A run on the ranks that there are, whatever number it was written for: the global batch stays as it is."""
 
-from configs import rules
+from configs import engine_rules, rules
 from configs.errors import ConfigError
 from configs.load import validate
 from configs.schema import RunConfig
@@ -50,7 +50,7 @@ def _sizes_on(run: RunConfig, processes: int) -> list[int]:
     if processes % shared or run.train.global_batch_samples % (processes // shared):
         return []
     world = run.world.model_copy(update={"processes": processes})
-    return [] if rules.partition_group_divides(world) else micro_batches(run.model_copy(update={"world": world}))
+    return [] if engine_rules.partition_group_divides(world) else micro_batches(run.model_copy(update={"world": world}))
 
 
 def _keeps_rules(run: RunConfig, micro: int) -> bool:

@@ -13,9 +13,10 @@ from data.dataset import open_dataset
 from data.progress import say
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState
+from trainer.deepspeed_config import open_offload_folder
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
-from trainer.hardware import peak_memory_bytes
+from trainer.hardware import peak_memory_bytes, process_age_s
 from trainer.heartbeat import Pulse, open_pulse
 from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter
@@ -31,6 +32,7 @@ def train(run: RunConfig, folder: RunFolder) -> None:
     stop = StopRequest()
     world = World.join(run.world)
     run = on_world(run, world.size)  # there may be more or fewer ranks than it was written for
+    open_offload_folder(run.world.zero)
     pulse = open_pulse(world.rank)
     pulse.beat("start", 0)
     if world.rank == 0:
@@ -62,7 +64,8 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
     if latest is not None:
         state = checkpointer.load(latest, engines)
     tracker = open_tracker(run, folder, "train", rank=world.rank)
-    tracker.start(run, step=state.step, world=world.size, device=str(world.device))
+    facts = {"world": world.size, "device": str(world.device), "since_launch_s": process_age_s()}
+    tracker.start(run, step=state.step, **facts)
     if origin is not None:
         tracker.event("pretrained", **asdict(origin))
     if world.rank == 0:

@@ -45,6 +45,12 @@ def deepspeed_config(run: RunConfig, *, device: Literal["cpu", "cuda"]) -> Dicti
     return laid_over(ours, run.deepspeed)
 
 
+def dictionary_of(run: RunConfig, *, device: Literal["cpu", "cuda"]) -> Dictionary:
+    """`deepspeed_config`, with what the run says of its own looked at by DeepSpeed before anything is built."""
+    dictionary = deepspeed_config(run, device=device)
+    return checked(dictionary) if run.deepspeed else dictionary
+
+
 def checked(dictionary: Dictionary) -> Dictionary:
     """The same, looked at by DeepSpeed, whose words become a ConfigError; the ranks must have met."""
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError

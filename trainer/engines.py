@@ -6,27 +6,27 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from configs.errors import ConfigError, DamageError
+from configs.errors import ConfigError
 from configs.optimisation import FineTuneConfig
 from configs.schema import RunConfig, WorldConfig
-from trainer.checkpoint import weights
-from trainer.deepspeed_config import deepspeed_config
+from trainer.deepspeed_config import dictionary_of
 from trainer.distributed import World
 from trainer.ema import Ema, real_buffers
 from trainer.models.residual import statistics_kept
 from trainer.optim import build_optimizer
 from trainer.parallel import share_sequences
 from trainer.parts import first_update, parts_of
-from trainer.pieces import Piece, State, Stored
+from trainer.pieces import State, Stored
 from trainer.scaling import LossScale
 from trainer.slices import slices_of
+from trainer.state import NetworkState, shape_of
 from trainer.statistics import Statistics, norms_of
-from trainer.zero import Kept, fill, layout_of, load_moments, moments, shared_out
+from trainer.zero import layout_of
 
 Veto = Callable[[float], bool]
 """Whether an update with this gradient norm is to be left out"""
@@ -48,11 +48,12 @@ class Engine:
         """Whether some layers do not learn from the start"""
         self.optimizer = build_optimizer(network, run.train.optimizer, run.train.fine_tune)
         self._autocast = torch.float16 if run.train.precision == "fp16" else None
+        device: Literal["cpu", "cuda"] = "cuda" if world.device.type == "cuda" else "cpu"
         self._slices, section = slices_of(network, world.slice, world.slices)
         self._engine, *_ = deepspeed.initialize(
             model=network,
             optimizer=self.optimizer,
-            config=deepspeed_config(run, device="cuda" if world.device.type == "cuda" else "cpu") | section,
+            config=dictionary_of(run, device=device) | section,
             dist_init_required=False,
         )
         if world.size == 1 and self.stage == 0:
@@ -69,6 +70,9 @@ class Engine:
         self._parameters = list(self.module.parameters())
         live = {kept.name: kept.values for kept in self._layout.kept} | real_buffers(self.module)
         self.ema = Ema(live, run.train.ema) if run.train.ema else None
+        self._state = NetworkState(
+            self.module, self._layout, self.optimizer, self.ema, self.scale, self._slices, world, self.stage
+        )
         self._fresh = True  # the next micro-batch is the first of a step
         self._asked = False
         if self.stage:
@@ -198,79 +202,11 @@ class Engine:
 
     def state(self) -> State:
         """All that a resume needs and this rank is to save, by kind: views, not copies."""
-        kept = self._layout.kept
-        memory = list(moments(self._layout, self.optimizer))
-        if self.stage:
-            state = {"weights": [*self._mine(self._whole()), *self._layout.resting, *map(piece, kept)]}
-            state["optimizer"] = memory
-        else:
-            state = {"weights": self._mine(self._whole())}
-            state["optimizer"] = self._mine({each.name: each.values for each in memory})
-        if self.ema:
-            average, runs = self.ema.average, {each.name: each for each in kept if self.stage}
-            state["ema"] = self._mine({name: average[name] for name in average if name not in runs})
-            state["ema"] += [piece(each, average[name]) for name, each in runs.items()]
-        if self.scale and self.world.rank == 0:
-            scale = self.scale.state()
-            state["scale"] = [Piece("scale", tuple(scale.shape), 0, scale)]
-        return self._slices.spread(state)
+        return self._state.told()
 
-    @torch.no_grad()
     def load(self, stored: Stored) -> None:
         """Take over what any number of ranks saved at any stage. Raises DamageError when it is another network's."""
-        parameters = dict(self.module.named_parameters())
-        own = {name: shape_of(parameters.get(name, tensor)) for name, tensor in weights(self.module).items()}
-        stored = self._slices.of(stored)
-        require_shapes(own, stored)
-        for name, tensor in self._whole().items():
-            tensor.copy_(stored.read("weights", name).view(tensor.shape))
-        for each in self._layout.resting:
-            each.values.copy_(stored.read("weights", each.name, each.start, each.values.numel()))
-        if self.stage:
-            for kept in self._layout.kept:
-                fill(kept.values, kept, stored, "weights", kept.name)
-            self._layout.publish()
-        load_moments(self._layout, self.optimizer, stored)
-        if self.ema:
-            runs = {kept.name: kept for kept in self._layout.kept}
-            for name, average in self.ema.average.items():
-                start = runs[name].start if name in runs else 0
-                average.copy_(stored.read("ema", name, start, average.numel()).view(average.shape))
-        if self.scale and "scale" in stored.kinds():
-            self.scale.load(stored.read("scale", "scale"))
-
-    def _whole(self) -> dict[str, Tensor]:
-        """The weights and buffers that every rank has in full, and that no partition holds."""
-        named = weights(self.module)
-        if self.stage == 0:
-            return named
-        parameters = dict(self.module.named_parameters())
-        return {
-            name: tensor
-            for name, tensor in named.items()
-            if name not in parameters or (self.stage < 3 and not parameters[name].requires_grad)
-        }
-
-    def _mine(self, tensors: Mapping[str, Tensor]) -> list[Piece]:
-        return shared_out(tensors, self.world.rank // self.world.slices, self.world.size // self.world.slices)
-
-
-def piece(kept: Kept, values: Tensor | None = None) -> Piece:
-    return Piece(kept.name, kept.shape, kept.start, kept.values if values is None else values)
-
-
-def shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """Of the whole tensor, which DeepSpeed may have emptied."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))
-
-
-def require_shapes(own: Mapping[str, tuple[int, ...]], stored: Stored) -> None:
-    """Raises DamageError naming the weights that a checkpoint lacks, has beside, or has in another shape."""
-    names = set(stored.names("weights"))
-    wrong = sorted(own.keys() ^ names)
-    wrong += [name for name in sorted(own.keys() & names) if stored.shape("weights", name) != own[name]]
-    if wrong:
-        raise DamageError(f"the weights are of another network: {', '.join(wrong[:5])} differ ({len(wrong)} in all)")
+        self._state.load(stored)
 
 
 def build_engines(

@@ -1,5 +1,9 @@
 """What accelerators can do at most, by the name that torch.cuda.get_device_name() gives them."""
 
+import os
+import sys
+import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -52,3 +56,11 @@ def peak_memory_bytes(device: torch.device) -> int:
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         kilobytes = next(line.split()[1] for line in file if line.startswith("VmHWM:"))
     return 1024 * int(kilobytes)
+
+
+def process_age_s() -> float | None:
+    """Seconds since this process was started; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    started = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"), 3)

@@ -74,7 +74,7 @@ def fits(run: RunConfig, task: Task, manifest: Manifest, world: World, micro: in
         prepare(nets, task, there, recompute=there.world.recompute)
         peak = activations(task, nets, enlarge(batch, micro), precision=run.train.precision).peak_bytes
         all_of = holdings(nets, task, there)
-    if device.type == "cuda" and run.world.zero.stage < 3 and world.parts == 1:
+    if device.type == "cuda" and run.world.zero.stage < 3 and world.parts * world.slices == 1:
         measured = measure(task, there, enlarge(batch, micro), device)
         if measured is None:
             return False

@@ -133,7 +133,8 @@ def test_applied_shows_the_average_and_restores_every_bit_even_after_an_exceptio
 def test_applied_lets_the_network_take_over_what_was_exchanged_each_time() -> None:
     model = network()
     ema, seen = Ema(averaged(model), HALF), list[float]()
-    model[1].bias.data.add_(1.0)
-    with ema.applied(lambda: seen.append(model[1].bias[0].item())):
+    bias = model.get_parameter("1.bias")
+    bias.data.add_(1.0)
+    with ema.applied(lambda: seen.append(bias[0].item())):
         pass
     assert seen[1] == pytest.approx(seen[0] + 1.0)

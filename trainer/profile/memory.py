@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import nn
 
-from configs import rules
+from configs import engine_rules
 from configs.schema import RunConfig
 from trainer.deepspeed_config import deepspeed_config
 from trainer.ema import real_buffers
@@ -177,7 +177,13 @@ def by_stage(all_of: Holdings, run: RunConfig, activations: int) -> dict[int, in
     for stage in range(4):
         zero = run.world.zero.model_copy(update={"stage": stage})
         there = run.model_copy(update={"world": run.world.model_copy(update={"zero": zero})})
-        if any((rules.offload_has_state(zero), rules.zero_plus_plus_fits(zero), rules.optimizer_fits_stage(there))):
+        if any(
+            (
+                engine_rules.offload_has_state(zero),
+                engine_rules.zero_plus_plus_fits(zero),
+                engine_rules.optimizer_fits_stage(there),
+            )
+        ):
             continue
         found[stage] = predict_memory(all_of, there, activations).total
     return found
