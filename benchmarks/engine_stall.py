@@ -24,6 +24,8 @@ from trainer.pieces import Piece, State, Stored
 
 MATRICES, SIDE = 40, 1024
 """Weights of 168 MB and two moments for each: 503 MB, as of a network of 42 million parameters under AdamW"""
+PRODUCTS = 40
+"""Matrix products of a forward and backward pass: about a second"""
 MEGA = 1e6
 
 Tensors = dict[str, dict[str, Tensor]]
@@ -62,15 +64,36 @@ def digest_of(state: Mapping[str, Mapping[str, Tensor]]) -> str:
     return found.hexdigest()
 
 
-def timed(state: Tensors, save: Callable[[], Callable[[], Mapping[str, Mapping[str, Tensor]]]]) -> Round:
-    """A round: some training, then `save`, whose time is the stall; what it returns waits and reads everything back."""
+def forward_and_backward(matrix: Tensor) -> None:
+    """What lies between a save and the next update: it reads weights and writes none."""
+    for _ in range(PRODUCTS):
+        torch.mm(matrix, matrix)
+
+
+def timed(
+    state: Tensors,
+    save: Callable[[], Callable[[], Mapping[str, Mapping[str, Tensor]]]],
+    settle: Callable[[], None] = lambda: None,
+) -> Round:
+    """A round: some training, `save`, a pass, `settle`, and the next update; the stall is the time in the two calls.
+
+    What `save` returns waits and reads everything back.
+    """
     train_a_little(state)
     os.sync()  # what is still to be written of the round before is nobody's stall
-    watch = Stopwatch()
-    watch.start()
+    matrix = next(iter(state["weights"].values())).clone()
+    first, second = Stopwatch(), Stopwatch()
+    first.start()
     read_back = save()
-    watch.stop()
-    return Round(size_of(state) / MEGA, watch.seconds, watch.cpu_s, {"digest": digest_of(read_back())})
+    first.stop()
+    forward_and_backward(matrix)
+    second.start()
+    settle()
+    second.stop()
+    saved = digest_of(state)
+    train_a_little(state)  # the update, which what was saved must not see
+    told = {"digest": digest_of(read_back()), "saved": saved}
+    return Round(size_of(state) / MEGA, first.seconds + second.seconds, first.cpu_s + second.cpu_s, told)
 
 
 class Ours:
@@ -94,7 +117,7 @@ class Ours:
 
     def round(self) -> Round:
         self.step += 1
-        return timed(self.tensors, self._save)
+        return timed(self.tensors, self._save, self.checkpointer.settle)
 
     def _save(self) -> Callable[[], Mapping[str, Mapping[str, Tensor]]]:
         self.checkpointer.save({"model": self}, TrainState(self.step, self.step, ""), {})
@@ -172,7 +195,8 @@ def sides(peer: str) -> Iterator[Pair]:
 
 def states_differ(ours: Any, peer: Any) -> str | None:
     """Both read back what the same training had left."""
-    return None if ours["digest"] == peer["digest"] else "what was read back is not the same"
+    same = len({each[key] for each in (ours, peer) for key in ("digest", "saved")}) == 1
+    return None if same else "what was read back is not what was saved"
 
 
 CASES = tuple(

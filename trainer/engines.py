@@ -38,6 +38,8 @@ class Engine:
     def __init__(self, network: nn.Module, run: RunConfig, world: World) -> None:
         deepspeed = quiet_deepspeed()
         self.clip, self.world, self.stage = run.train.clip_grad_norm, world, run.world.zero.stage
+        self.before_update: Callable[[], None] = lambda: None
+        """Called when weights are about to change"""
         self.veto: Veto | None = None
         self.skipped = False
         """Whether the last update was left out"""
@@ -140,6 +142,7 @@ class Engine:
             return None
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
+        self.before_update()
         self.skipped = False
         norm = self._step_split() if self.stage else self._step_whole()
         applied = not self.skipped and math.isfinite(norm) if self.scale or self.veto else True

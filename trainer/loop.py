@@ -73,6 +73,8 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
     """
     run = trainer.run
     guard = Guard.restore(run.train.anomalies, state.guard, scaled=run.train.precision == "fp16")
+    for engine in trainer.engines.values():
+        engine.before_update = trainer.checkpointer.settle
     while True:
         try:
             return _train(trainer, guard, state, stop)

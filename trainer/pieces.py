@@ -18,6 +18,8 @@ class Piece:
     """The first of its numbers, counted row by row, that this piece holds"""
     values: Tensor
     """The whole tensor in its shape, or a flat run of it; not a copy"""
+    still: bool = True
+    """Whether its numbers stay as they are until the next update; a batch norm's statistics do not"""
 
 
 State = Mapping[str, Sequence[Piece]]

@@ -1,7 +1,7 @@
 """The state of a network in training as pieces: what this rank saves of it, and what it takes over."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,9 @@ class NetworkState:
         }
 
     def _mine(self, tensors: Mapping[str, Tensor]) -> list[Piece]:
-        slices = self.world.slices
-        return shared_out(tensors, self.world.rank // slices, self.world.size // slices)
+        slices, buffers = self.world.slices, {name for name, _ in self.module.named_buffers()}
+        mine = shared_out(tensors, self.world.rank // slices, self.world.size // slices)
+        return [replace(each, still=each.name not in buffers) for each in mine]
 
 
 def piece(kept: Kept, values: Tensor | None = None) -> Piece:

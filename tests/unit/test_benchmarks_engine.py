@@ -84,7 +84,7 @@ def test_the_saved_state_is_half_a_gigabyte_and_the_same_every_time():
     assert len({digest_of(state), digest_of({"weights": state["weights"]}), digest_of(make_state(1, 8))}) == 3
 
 
-def test_a_round_times_the_save_and_not_what_comes_after():
+def test_a_round_times_the_save_and_the_wait_before_the_next_update_and_not_what_comes_after():
     state, order = make_state(matrices=1, side=2), []
 
     def save() -> Any:
@@ -96,11 +96,12 @@ def test_a_round_times_the_save_and_not_what_comes_after():
         return state
 
     before = {name: each.clone() for name, each in state["weights"].items()}
-    found = timed(state, save)
-    assert order == ["save", "read"]
+    found = timed(state, save, lambda: order.append("settle"))
+    assert order == ["save", "settle", "read"]
     assert found.amount == size_of(state) / 1e6
     assert all(not torch.equal(before[name], each) for name, each in state["weights"].items())
-    assert found.outputs == {"digest": digest_of(state)}
+    assert found.outputs["digest"] == digest_of(state)
+    assert found.outputs["saved"] != found.outputs["digest"]  # an update came between the two
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from configs.errors import PeerError, StaleError
 from configs.stages import check_files, step_folder, steps_in, verify_checkpoint
 from tests.tiny import ALONE, Memory, checkpoints, on_ranks
 from trainer.checkpoint import Checkpointer, TrainState, read_tensors
+from trainer.checkpoint.snapshot import Snapshot
 from trainer.distributed import World
+from trainer.pieces import Piece, State
 
 ORIGIN = {"data": "d" * 64, "config": "c" * 64}
 
@@ -51,18 +54,47 @@ def writing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Ev
             go.set()
 
 
-def test_weights_may_change_right_after_save_and_the_file_holds_the_old_ones(
+def test_weights_may_change_when_the_copy_has_settled_and_the_file_holds_the_old_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saver, engine = open_background(tmp_path), memory(1.0)
     with writing_held(monkeypatch) as (there, go):
         saver.save({"model": engine}, state_at(1), {})
+        saver.settle()
         engine.tensors["weights"]["a"].fill_(2.0)
         assert there.wait(30)
         assert steps_in(tmp_path) == []  # it has no name while it is written
         go()
         saver.wait()
     assert read_tensors(step_folder(tmp_path, 1), "model")["weights"]["a"].tolist() == [1.0] * 64
+
+
+def test_what_is_not_still_is_copied_before_save_returns_and_the_rest_before_it_settles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch norm's statistics change in the very next forward pass."""
+    copying, take = threading.Event(), Snapshot.take
+
+    def slow(self: Snapshot, pieces: Sequence[Piece], *, still: bool) -> None:
+        assert not still or copying.wait(30)
+        take(self, pieces, still=still)
+
+    class Network(Memory):
+        def state(self) -> State:
+            pieces = super().state()["weights"]
+            return {"weights": [replace(each, still=each.name != "running_mean") for each in pieces]}
+
+    monkeypatch.setattr(Snapshot, "take", slow)
+    engine = Network({"weights": {"running_mean": torch.ones(64), "weight": torch.ones(64)}})
+    saver = open_background(tmp_path)
+    saver.save({"model": engine}, state_at(1), {})
+    engine.tensors["weights"]["running_mean"].fill_(2.0)
+    copying.set()
+    saver.settle()
+    engine.tensors["weights"]["weight"].fill_(2.0)
+    saver.wait()
+    for tensor in read_tensors(step_folder(tmp_path, 1), "model")["weights"].values():
+        assert tensor.tolist() == [1.0] * 64
 
 
 def test_a_second_save_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

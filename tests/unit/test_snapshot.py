@@ -21,7 +21,7 @@ def whole(**tensors: Tensor) -> list[Piece]:
 
 def written(path: Path, pieces: list[Piece]) -> Path:
     snapshot = Snapshot(pieces)
-    snapshot.take(pieces)
+    snapshot.take(pieces, still=True)
     assert snapshot.write(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     return path
 
@@ -65,7 +65,7 @@ def test_the_copy_stays_what_it_was_and_where_it_was_when_the_weights_move_on() 
     for value in (2.0, 3.0):
         weight.data.fill_(value)
         assert snapshot.fits(whole(weight=weight))
-        snapshot.take(whole(weight=weight))
+        snapshot.take(whole(weight=weight), still=True)
         weight.data.zero_()
         assert snapshot.bytes.view(torch.float32).tolist() == [value] * 5
         assert snapshot.bytes.data_ptr() == place
@@ -92,14 +92,14 @@ def test_one_number_that_is_none_is_found_by_name(dtype: torch.dtype, value: flo
     bad[517] = value
     pieces = whole(a=torch.ones(9).to(dtype), b=bad.to(dtype), count=torch.ones(3, dtype=torch.int64))
     snapshot = Snapshot(pieces)
-    snapshot.take(pieces)
+    snapshot.take(pieces, still=True)
     assert snapshot.not_finite() == "b"
 
 
 def test_finite_numbers_whose_sum_is_not_are_no_fault() -> None:
     pieces = whole(large=torch.full((9,), 3e38), half=torch.full((9,), 6e4, dtype=torch.float16))
     snapshot = Snapshot(pieces)
-    snapshot.take(pieces)
+    snapshot.take(pieces, still=True)
     assert snapshot.not_finite() is None
 
 

@@ -33,7 +33,7 @@ def write(folder: Path, kind: str, shares: Sequence[Sequence[Piece]]) -> list[st
     for rank, pieces in enumerate(shares):
         if pieces:
             snapshot = Snapshot(pieces)
-            snapshot.take(pieces)
+            snapshot.take(pieces, still=True)
             snapshot.write(folder / file_name("model", kind, rank))
     return names
 

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent: copied while training waits, written beside it, completed last by one rank."""
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +62,7 @@ class Checkpointer:
         self._retention = Retention(root, config)
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
         self._writer: threading.Thread | None = None
+        self._copying: Copying | None = None
         self._error: Exception | None = None
         self._known: tuple[int, dict[str, str]] | None = None  # step and weights' digests of the last saved or loaded
 
@@ -77,7 +79,10 @@ class Checkpointer:
         *,
         changed: bool = True,
     ) -> None:
-        """Copy the state now and write it in the background, after the save before it has ended.
+        """Copy the state and write it in the background, after the save before it has ended.
+
+        Most of the copy is taken while the next forward and backward pass goes on (Mohan et al., 2021): call `settle`
+        before the next update. What is not still until then is copied here.
 
         The checkpoint appears under its name only when every byte of every rank is on the disk. `changed` says that
         some update since the last checkpoint was applied; then weights that are all the same are refused.
@@ -85,12 +90,27 @@ class Checkpointer:
         FloatingPointError for a NaN or an infinity, and PeerError where another rank says why.
         """
         self.wait()
-        self._copy(engines)
-        arguments = (state, dict(metrics), changed)
+        pieces = {
+            (network, kind): parts
+            for network, engine in engines.items()
+            for kind, parts in engine.state().items()
+            if parts
+        }
+        self._make_room(pieces)
+        for key, parts in pieces.items():
+            self._snapshots[key].take(parts, still=False)
+        self._copying = Copying()
+        arguments = (pieces, self._copying, state, dict(metrics), changed)
         self._writer = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._writer.start()
         if not self.config.asynchronous:
             self.wait()
+
+    def settle(self) -> None:
+        """Wait until the state has been copied and may change; free of charge when no save is under way."""
+        if self._copying is not None:
+            self._copying.settle()
+            self._copying = None
 
     def wait(self) -> None:
         """Until no save is under way. Raises what went wrong with the last."""
@@ -162,27 +182,29 @@ class Checkpointer:
             say("train", f"skipping a damaged checkpoint: {problem}")
         return problem is None
 
-    def _copy(self, engines: Mapping[str, Stateful]) -> None:
-        """Into memory that stays from save to save, and is made anew only when the state has another layout."""
-        pieces: dict[tuple[str, str], Sequence[Piece]] = {
-            (network, kind): parts
-            for network, engine in engines.items()
-            for kind, parts in engine.state().items()
-            if parts
-        }
+    def _make_room(self, pieces: Mapping[tuple[str, str], Sequence[Piece]]) -> None:
+        """Memory that stays from save to save, and is made anew only when the state has another layout."""
         for key in self._snapshots.keys() - pieces.keys():
             del self._snapshots[key]
         for key, parts in pieces.items():
             if key not in self._snapshots or not self._snapshots[key].fits(parts):
                 self._snapshots.pop(key, None)  # its memory is free before the next is made
                 self._snapshots[key] = Snapshot(parts)
-            self._snapshots[key].take(parts)
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
 
-    def _write(self, state: TrainState, metrics: Mapping[str, float], changed: bool) -> None:
+    def _write(
+        self,
+        pieces: Mapping[tuple[str, str], Sequence[Piece]],
+        copying: "Copying",
+        state: TrainState,
+        metrics: Mapping[str, float],
+        changed: bool,
+    ) -> None:
         """The background thread."""
         try:
+            with copying.taken():
+                for key, parts in pieces.items():
+                    self._snapshots[key].take(parts, still=True)
+            copying.arrive()
             self._transact(state, metrics, changed)
         except Exception as error:
             self._error = error
@@ -239,6 +261,36 @@ class Checkpointer:
             if problem is not None:
                 raise PeerError(f"rank {rank} could not do its part of a checkpoint: {problem}")
         return [each for each, _ in votes]
+
+
+class Copying:
+    """A copy of the state that one thread takes while another computes; on a GPU both in streams of their own."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())  # the update that made the state
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """The block that copies."""
+        try:
+            with torch.cuda.stream(self._stream):  # None: nothing
+                yield
+        finally:
+            self._done.set()
+
+    def arrive(self) -> None:
+        """Until the copy can be read."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def settle(self) -> None:
+        """What follows may write over the state: on a GPU it waits there, and the host goes on."""
+        self._done.wait()
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
 
 
 def file_name(network: str, kind: str, rank: int) -> str:

@@ -1,4 +1,4 @@
-"""What a rank saves in one file: a resident copy, taken while training waits, and written from another thread."""
+"""What a rank saves in one file: a resident copy, taken before the next update and written from another thread."""
 
 import errno
 import hashlib
@@ -62,10 +62,11 @@ class Snapshot:
         return self._like == _signature(pieces)
 
     @torch.no_grad()
-    def take(self, pieces: Sequence[Piece]) -> None:
-        """Copy the numbers as they are now; those on a GPU have arrived after the next synchronisation."""
+    def take(self, pieces: Sequence[Piece], *, still: bool) -> None:
+        """Copy the pieces that are still, or those that are not; from a GPU they have arrived after synchronisation."""
         for place, (_, view) in zip(self._order, self._views, strict=True):
-            view.copy_(pieces[place].values, non_blocking=True)
+            if pieces[place].still == still:
+                view.copy_(pieces[place].values, non_blocking=True)
 
     def not_finite(self) -> str | None:
         """The first tensor that holds a NaN or an infinity. A sum finds both and is far quicker than a mask."""
