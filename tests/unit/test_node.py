@@ -13,7 +13,7 @@ from configs.errors import ConfigError
 from configs.folder import RunFolder
 from configs.process import LOST_PEER, explain, lost_peer, memory_short
 from trainer.heartbeat import PHASES, PULSES, NullPulse, PulseReader, Reading, open_pulse, stack_file
-from trainer.node.agent import checkpoints
+from trainer.node.agent import checkpoints, sweep
 from trainer.node.incident import Aftermath, write_incident
 from trainer.node.memory import kills_for_memory
 from trainer.node.output import LONGEST_LINE, Relay
@@ -448,3 +448,11 @@ def test_only_a_completed_checkpoint_counts_as_progress(tmp_path: Path):
     assert checkpoints(folder) == frozenset()
     (step / "complete.json").write_text("{}")
     assert {number for number, _ in checkpoints(folder)} == {8}
+
+
+def test_an_agent_removes_what_killed_ones_left_and_nothing_of_those_that_live(tmp_path: Path) -> None:
+    gone, living, other = (tmp_path / f"trainworks-pulses-{each}" for each in ("999999999-a", f"{os.getpid()}-b", "c"))
+    for folder in (gone, living, other):
+        folder.mkdir()
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([living, other])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from trainer.node.watch import Start
 STAGES = {"trainer.evaluation": "evaluate"}
 """Stage of a module; `train` for any other"""
 
+PULSE_FOLDERS = "trainworks-pulses-"
+
 
 def supervise(module: str, run: RunConfig, folder: RunFolder, place: Place, bell: Bell) -> Ending:
     """Run this node's ranks to an end that another start would not better.
@@ -33,7 +36,8 @@ def supervise(module: str, run: RunConfig, folder: RunFolder, place: Place, bell
     stage, world = STAGES.get(module, "train"), run.world
     begin = partial(fork_rank if preload(module, run.task.kind) else spawn_rank, module, str(folder.path))
     spent, seen = 0, checkpoints(folder)
-    with tempfile.TemporaryDirectory(prefix="trainworks-pulses-") as pulses:
+    sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{PULSE_FOLDERS}{os.getpid()}-") as pulses:
         while True:
             deaths = kills_for_memory()
             limits = {"timeout_s": world.timeout_s, "grace_s": world.grace_s}
@@ -52,6 +56,14 @@ def supervise(module: str, run: RunConfig, folder: RunFolder, place: Place, bell
                 return ending
             spent += 1
             say(stage, f"{ending.reason}; starting again ({spent} of {world.restarts})")
+
+
+def sweep(temporary: Path) -> None:
+    """Remove the heartbeats of agents that were killed, which could not do it themselves."""
+    for folder in temporary.glob(f"{PULSE_FOLDERS}*-*"):
+        owner = folder.name.removeprefix(PULSE_FOLDERS).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists() and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def tell(module: str, ending: Ending) -> int:
