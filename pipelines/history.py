@@ -46,8 +46,9 @@ class History:
         """Take in the next event."""
         self.seen = event.get("time", self.seen)
         self.begun = self.seen if self.begun is None else self.begun
-        self.step = event.get("step", self.step)
-        self.position = event.get("position", self.position)
+        if event.get("event") != "checkpoint":  # it is complete some steps later
+            self.step = event.get("step", self.step)
+            self.position = event.get("position", self.position)
         self.ledger.add(event)
         match event.get("event"):
             case "step" | "validation":

@@ -104,7 +104,7 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             recorder.flush()
             if saved != state.step:
                 save(trainer, state, guard, recorder.last, changed=applied)
-            trainer.checkpointer.wait()
+            finish_saving(trainer, recorder, state)
             raise Stopped(
                 f"stopped after step {state.step} of {run.train.steps}, which is saved; the same command goes on"
             )
@@ -120,6 +120,7 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         saves = last or state.step % run.train.checkpoint.every_steps == 0
         if validates or saves or state.step % run.train.log_every_steps == 0:
             recorder.flush()
+            tell_checkpoints(trainer)
         scores = validate(trainer, state.step) if validates else {}
         if saves:
             save(trainer, state, guard, recorder.last | scores, changed=applied)
@@ -127,9 +128,7 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         if progress.due() and recorder.last:
             loss = next(value for name, value in recorder.last.items() if name.endswith("loss"))
             progress.show(state.step, rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}")
-    with trainer.meter.during("save"):
-        trainer.checkpointer.wait()
-    recorder.tell_time(state.step)
+    finish_saving(trainer, recorder, state)
 
 
 def _step(trainer: Trainer, guard: Guard, recorder: Recorder, drawn: Drawn, state: TrainState) -> TrainState:
@@ -233,7 +232,21 @@ def save(trainer: Trainer, state: TrainState, guard: Guard, figures: Mapping[str
     }
     with trainer.meter.during("save"):
         trainer.checkpointer.save(trainer.engines, replace(state, guard=guard.state()), metrics, changed=changed)
-    trainer.tracker.event("checkpoint", step=state.step, position=state.position, samples_digest=state.samples_digest)
+
+
+def finish_saving(trainer: Trainer, recorder: Recorder, state: TrainState) -> None:
+    """Wait for the last checkpoint, and tell of it and of the time."""
+    with trainer.meter.during("save"):
+        trainer.checkpointer.wait()
+    tell_checkpoints(trainer)
+    recorder.tell_time(state.step)
+
+
+def tell_checkpoints(trainer: Trainer) -> None:
+    """Tell of those that have become whole."""
+    for saved in trainer.checkpointer.completed():
+        facts = {"position": saved.position, "samples_digest": saved.samples_digest}
+        trainer.tracker.event("checkpoint", step=saved.step, **facts)
 
 
 def _roll_back(trainer: Trainer, guard: Guard, anomaly: RunawayError) -> TrainState:

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class Checkpointer:
         self._snapshots: dict[tuple[str, str], Snapshot] = {}
         self._writer: threading.Thread | None = None
         self._copying: Copying | None = None
+        self._completed: deque[TrainState] = deque()
         self._error: Exception | None = None
         self._known: tuple[int, dict[str, str]] | None = None  # step and weights' digests of the last saved or loaded
 
@@ -105,6 +107,10 @@ class Checkpointer:
         self._writer.start()
         if not self.config.asynchronous:
             self.wait()
+
+    def completed(self) -> list[TrainState]:
+        """Of the checkpoints that have become whole since the last call."""
+        return [self._completed.popleft() for _ in range(len(self._completed))]
 
     def settle(self) -> None:
         """Wait until the state has been copied and may change; free of charge when no save is under way."""
@@ -227,6 +233,7 @@ class Checkpointer:
                 shutil.rmtree(part, ignore_errors=True)
             raise
         self._known = saved
+        self._completed.append(state)
 
     def _write_files(self, part: Path, step: int) -> dict[str, str]:
         """This rank's files, with the sha256 of each."""
