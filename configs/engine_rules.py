@@ -47,6 +47,12 @@ def partition_group_divides(world: Any) -> str | None:
     return f"processes={world.processes} must be a multiple of zero.partition_group={group}"
 
 
+def averages_are_in_memory(run: Any) -> str | None:
+    if run.world.zero.offload_optimizer != "nvme" or run.train.ema is None:
+        return None
+    return "train.ema reads weights after each update, and world.zero.offload_optimizer=nvme has them on disk; try cpu"
+
+
 def optimizer_fits_stage(run: Any) -> str | None:
     stage, kind, fine_tune = run.world.zero.stage, run.train.optimizer.kind, run.train.fine_tune
     if stage == 0:

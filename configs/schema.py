@@ -148,6 +148,7 @@ class RunConfig(Config):
         rules.batches_have_statistics,
         rules.frozen_body_is_learned,
         engine_rules.optimizer_fits_stage,
+        engine_rules.averages_are_in_memory,
         engine_rules.quantized_weights_fit_precision,
         engine_rules.parallel_fits_task,
         engine_rules.tensors_can_be_cut,

@@ -61,7 +61,7 @@ def update(engine: Engine, run: RunConfig, world: World, step: int) -> float:
     return float(world.sum(total))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def averaged_score(engine: Engine) -> float:
     """The averaged network's loss on one sequence."""
     with engine.averaged():

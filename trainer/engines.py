@@ -64,7 +64,7 @@ class Engine:
         arrange(self.module, run.world)  # DeepSpeed broadcasts weights at its start as they lie in memory, row by row
         zero = self._engine.optimizer if self.stage else None
         self._zero: Any = zero
-        self._layout = layout_of(self.module, zero, stage=self.stage, rank=world.rank // world.slices)
+        self._layout = layout_of(self.module, zero, self.optimizer, stage=self.stage, rank=world.rank // world.slices)
         self.scale = LossScale(zero) if run.train.precision == "fp16" else None
         anomalies = (run.train.anomalies.not_finite, run.train.anomalies.spike)
         undone = self.scale is not None or "skip" in anomalies
@@ -72,9 +72,7 @@ class Engine:
         self._parameters = list(self.module.parameters())
         live = {kept.name: kept.values for kept in self._layout.kept} | real_buffers(self.module)
         self.ema = Ema(live, run.train.ema) if run.train.ema else None
-        self._state = NetworkState(
-            self.module, self._layout, self.optimizer, self.ema, self.scale, self._slices, world, self.stage
-        )
+        self._state = NetworkState(self.module, self._layout, self.ema, self.scale, self._slices, world, self.stage)
         self._fresh = True  # the next micro-batch is the first of a step
         self._asked = False
         if self.stage:

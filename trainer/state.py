@@ -22,7 +22,6 @@ class NetworkState:
 
     module: nn.Module
     layout: Layout
-    optimizer: torch.optim.Optimizer
     ema: Ema | None
     scale: LossScale | None
     slices: Slices
@@ -31,8 +30,9 @@ class NetworkState:
 
     def told(self) -> State:
         """This rank's pieces by kind."""
+        self.layout.fetch()
         runs = {kept.name: kept for kept in self.layout.kept} if self.stage else {}
-        memory = list(moments(self.layout, self.optimizer))
+        memory = list(moments(self.layout))
         state = {
             "weights": [*self._mine(self._whole()), *self.layout.resting, *map(piece, runs.values())],
             "optimizer": memory if self.stage else self._mine({each.name: each.values for each in memory}),
@@ -60,8 +60,8 @@ class NetworkState:
         if self.stage:
             for kept in self.layout.kept:
                 fill(kept.values, kept, stored, "weights", kept.name)
-            self.layout.publish()
-        load_moments(self.layout, self.optimizer, stored)
+        load_moments(self.layout, stored)
+        self.layout.publish()
         if self.ema:
             starts = {kept.name: kept.start for kept in self.layout.kept}
             for name, average in self.ema.average.items():

@@ -15,7 +15,7 @@ from trainer.heartbeat import Pulse
 from trainer.task import Batch, Sums, Task
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what ZeRO stage 3 gathers in it could not be trained on afterwards
 def score(
     task: Task, nets: Mapping[str, nn.Module], batches: Iterable[Batch], world: World, *, pulse: Pulse | None = None
 ) -> dict[str, float]:
