@@ -40,8 +40,8 @@ class ZeroConfig(Config):
 class BestConfig(Config):
     """Checkpoints that stay for what they score."""
 
-    metric: Name
-    """Name of a validation metric, such as validation/loss"""
+    metric: Annotated[str, Field(pattern=r"^(validation/\S+|train/(\S+/)?loss)$")]
+    """Name of a validation metric, such as validation/loss, or of a loss of the training"""
     count: Count = 1
     """How many stay"""
     better: Literal["lower", "higher"] = "lower"

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def locked(folder: Path, *, wait_s: float = 10.0) -> Iterator[None]:
     Raises UserError when another process keeps the folder for longer than wait_s seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_s
+    deadline, waiting = time.monotonic() + wait_s, False
     with (folder / ".lock").open("a+") as file:
         while True:
             try:
@@ -151,6 +152,9 @@ def locked(folder: Path, *, wait_s: float = 10.0) -> Iterator[None]:
                     file.seek(0)
                     owner = file.read().strip() or "unknown"
                     raise UserError(f"{folder} is in use by process {owner}; wait for it or stop it") from None
+                if not waiting:
+                    print(f"waiting for {folder}, which another process uses", file=sys.stderr, flush=True)
+                waiting = True
                 time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -24,6 +24,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask for an end"""
 LOST_PEER = 77
 """Exit code of a rank that ended because another one is gone, which is the cause and not this one"""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Numbers of the errors of a disk that is full or cannot be written"""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
@@ -96,7 +98,9 @@ def command_main(name: str, work: Callable[[], int]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at its end
         return 141
     except OSError as error:
-        print(f"trainworks {name}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        told = f"{error.filename or ''}: {error.strerror or error}"
+        remedy = "; make room or mend the rights, then run the same command again" if error.errno in DISK else ""
+        print(f"trainworks {name}: {told}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -130,8 +134,10 @@ def memory_short(error: Exception) -> bool:
 
 def explain(error: Exception, stage: str, folder: RunFolder) -> str:
     """One line for a failure that the program does not blame on anybody."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    if isinstance(error, OSError) and error.errno in DISK:
         return explain_disk(error, folder)
+    if isinstance(error, FloatingPointError):  # training ran away, and whoever noticed has said what to do
+        return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
     if memory_short(error):

@@ -234,6 +234,8 @@ def batch_divides(run: Any) -> str | None:
     below, above = whole // together * together, (whole // together + 1) * together
     able = [str(n * shared) for n in range(1, whole // micro + 1) if whole % (micro * n) == 0] if whole >= micro else []
     ranks = f", or world.processes {', '.join(able[:8])}" if able else ""
+    smaller = next((n for n in range(micro - 1, 0, -1) if whole % (n * replicas) == 0), None)
+    ranks += f", or world.micro_batch_samples {smaller}" if smaller else ""
     readers = "world.processes" + (f" / {shared} that share" if shared > 1 else "")
     return (
         f"train.global_batch_samples={whole} must be a multiple of world.micro_batch_samples x {readers}"

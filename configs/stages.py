@@ -132,6 +132,8 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
             if error.errno != errno.EIO:
                 raise
             got = "unreadable"  # the disk has lost it
+        if got == "no file":
+            raise DamageError(f"{path}: the file is missing")
         if got != expected:
             raise DamageError(f"{path}: sha256 is {got[:12]}, complete.json says {expected[:12]}")
 

@@ -91,8 +91,9 @@ def _module(module: str, words: Sequence[str]) -> int:
             continue
 
 
-def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":
-    from configs.errors import ConfigError
+def _open(arguments: argparse.Namespace, *, there: bool = False) -> "tuple[RunConfig, RunFolder]":
+    """The run and its folder, which is made unless it is to be there already."""
+    from configs.errors import ConfigError, UserError
     from configs.folder import RunFolder
     from configs.load import load
 
@@ -101,6 +102,8 @@ def _open(arguments: argparse.Namespace) -> "tuple[RunConfig, RunFolder]":
     if name in ("", ".", "..") or "/" in name:
         raise ConfigError(f"--name {name!r} must name one folder inside --runs, without a slash")
     folder = RunFolder(arguments.runs / name)
+    if there and not folder.config.is_file():
+        raise UserError(f"{folder.path} holds no run; name one with --runs and --name, or make it: trainworks run")
     folder.open(run)
     return run, folder
 
@@ -150,7 +153,7 @@ def _stage(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from pipelines.report import write_report
 
-    _, folder = _open(arguments)
+    _, folder = _open(arguments, there=True)
     write_report(folder)
     print(folder.report.resolve())
     return 0

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from configs.engine import ZeroConfig
 from configs.errors import ConfigError
 from configs.schema import RunConfig
@@ -57,6 +59,10 @@ def checked(dictionary: Dictionary) -> Dictionary:
 
     try:
         DeepSpeedConfig(dictionary)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = f"deepspeed: {error.title}.{'.'.join(map(str, wrong['loc']))}"
+        raise ConfigError(f"{where}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}, got {wrong['input']!r}") from None
     except (DeepSpeedConfigError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"deepspeed: {' '.join(str(error).split())}") from None
     return dictionary

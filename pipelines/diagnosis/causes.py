@@ -11,7 +11,7 @@ PREPARE_AGAIN = (
 )
 RAN_AWAY = (
     "lower train.optimizer.learning_rate, warm up for longer, or clip closer (train.clip_grad_norm), under another "
-    "--name; or let the run mend it: train.anomalies.not_finite=skip or rollback"
+    "--name; or let the run mend it: train.anomalies.not_finite=skip, or rollback once there is a checkpoint"
 )
 _ANY = r"(?: in \w+| at its start)?"
 

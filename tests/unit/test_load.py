@@ -53,7 +53,7 @@ def test_all_problems_stand_in_one_message_with_their_places(tmp_path: Path):
         "command line: data.splits: validation + test = 0.6 + 0.6 leaves nothing to train on; "
         "their sum must be below 1",
         "train.global_batch_samples=10 must be a multiple of world.micro_batch_samples x world.processes = "
-        "16 x 2 = 32; try 32",
+        "16 x 2 = 32; try 32, or world.micro_batch_samples 5",
         "command line: data.source.kind: 'pakaged' is not one of 'packaged', 'files', 'webdataset', "
         "'huggingface', 'mixture'; did you mean 'packaged'?",
     ]

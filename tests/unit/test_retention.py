@@ -85,9 +85,10 @@ def test_the_order_is_that_of_the_steps_whatever_the_clock_said(tmp_path: Path) 
 def test_a_metric_that_no_checkpoint_has_is_said_once_with_those_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    retention = Retention(committed(tmp_path, scored(3)), config(best={"metric": "validation/accuracy"}))
+    unscored = committed(tmp_path, {1: {"train/loss": 3.0}})
+    retention = Retention(unscored, config(best={"metric": "validation/accuracy"}))
     retention.apply(newest=1)
-    assert "validation/accuracy" not in capsys.readouterr().out  # nothing had to go yet
+    assert "validation/accuracy" not in capsys.readouterr().out  # nothing has been validated yet
     for step in (2, 3):
         committed(tmp_path, {step: {"validation/loss": 2.0, "train/loss": 1.0}})
         retention.apply(newest=step)

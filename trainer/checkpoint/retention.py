@@ -27,10 +27,12 @@ class Retention:
         committed = {step: found for step, found in metrics.items() if found is not None}
         doomed = set(steps) - survivors(committed, self.config)
         best = self.config.best
-        if doomed and best and not self._told and not any(best.metric in found for found in committed.values()):
+        there = sorted(set().union(*committed.values()))
+        scored = any(name.startswith("validation/") for name in there)  # before that, nothing can be told
+        if best and scored and best.metric not in there and not self._told:
             self._told = True
-            there = ", ".join(sorted(set().union(*committed.values()))) or "none at all"
-            say("train", f"train.checkpoint.best.metric={best.metric} is in no checkpoint; the metrics there: {there}")
+            names = ", ".join(there)
+            say("train", f"train.checkpoint.best.metric={best.metric} is in no checkpoint; the metrics there: {names}")
         for step in doomed:
             remove(step_folder(self.root, step))
 

@@ -55,6 +55,7 @@ def tell_lost(root: Path, found: int | None) -> None:
         step = None
     begin = "the start" if found is None else f"step {found}"
     if not isinstance(step, int):
-        say("train", f"{root / POINTER} cannot be read; going on from {begin}, the newest sound checkpoint")
+        sound = "no checkpoint is sound" if found is None else "the newest sound checkpoint"
+        say("train", f"{root / POINTER} cannot be read; going on from {begin}: {sound}")
     elif step > (found or 0):
         say("train", f"{root / POINTER} names step {step}, which is gone or damaged; going on from {begin}")
