@@ -26,6 +26,8 @@ from trainer.tracker import read_events
 
 STEPS, EVERY, KILL_AFTER = 1_000_000, 20, 30
 """Of a training that outlasts its killing; steps between checkpoints; the step after which a rank is killed"""
+FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+"""For torchrun, whose ranks otherwise may look for their peers where those of the start before were, and fail or hang"""
 PATIENCE_S, LIMIT_S = 300.0, 60.0
 """Until a job that does nothing is given up; seconds that a recovery may take"""
 
@@ -163,7 +165,11 @@ def sides() -> Iterator[Pair]:
         theirs = Path(name) / "plain"
         agent = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
         script = [str(HERE / "plain_ranks.py"), str(theirs), str(STEPS), str(EVERY)]
-        peer = Job([sys.executable, "-m", *agent, *script], theirs / "events.jsonl", Path(name) / "plain.log")
+        peer = Job(
+            ["env", FRESH_STORE, sys.executable, "-m", *agent, *script],
+            theirs / "events.jsonl",
+            Path(name) / "plain.log",
+        )
 
         def afresh(job: Job, state: Path) -> Round:
             shutil.rmtree(state, ignore_errors=True)

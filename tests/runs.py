@@ -76,6 +76,22 @@ def run(*arguments: object, timeout_s: float = 180) -> subprocess.CompletedProce
     return subprocess.run(trainworks(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
+def run_on_ranks(ranks: int, worker: str, *arguments: object, timeout_s: float = 300) -> None:
+    """A script of the tests on several ranks, which torchrun starts."""
+    home = Path(__file__).parent
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
+    done = subprocess.run(
+        [*launch, "--rdzv-endpoint=127.0.0.1:0", str(home / worker), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        cwd=home.parent,
+        env=os.environ | {"PYTHONPATH": str(home.parent)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def interrupt(
     command: Sequence[str],
     when: Callable[[], bool],

@@ -33,7 +33,7 @@ from trainer.checkpoint import Checkpointer, TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
 from trainer.heartbeat import open_pulse
-from trainer.loop import Trainer
+from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Piece, State, Stored
 from trainer.task import Sample
@@ -396,6 +396,18 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
 
 
 BEGINNING = TrainState(step=0, position=0, samples_digest="00" * 32)
+
+
+def run_fit(run: RunConfig, folder: RunFolder, stop: StopRequest) -> Trainer:
+    """As the train command does: from the latest checkpoint, if there is one."""
+    trainer = make_trainer(run, folder)
+    latest = trainer.checkpointer.latest()
+    state = BEGINNING if latest is None else trainer.checkpointer.load(latest, trainer.engines)
+    try:
+        fit(trainer, state, stop)
+    finally:
+        trainer.tracker.finish("over")
+    return trainer
 
 
 def steps_of(folder: RunFolder) -> dict[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` under torch.distributed.run."""
+"""Command: shards -> checkpoint, run on every rank as `python -m trainer RUN_FOLDER` by the node agent or torchrun."""
 
 from contextlib import suppress
 from dataclasses import asdict

@@ -54,7 +54,7 @@ class World:
 
     @classmethod
     def join(cls, config: WorldConfig, *, whole: bool = False) -> "World":
-        """Meet the other ranks that torch.distributed.run started; alone where nothing did.
+        """Meet the other ranks that the node agent or torchrun started; alone where nothing did.
 
         whole: every rank has whole networks and reads samples of its own, whatever ranks share in training.
         """

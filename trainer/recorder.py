@@ -16,9 +16,9 @@ from trainer.tracker import Tracker
 class RunawayError(Exception):
     """Training has run away, and is to go back to the last checkpoint."""
 
-    def __init__(self, step: int, position: int, reason: str) -> None:
+    def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)
-        self.step, self.position = step, position
+        self.position = position
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Recorder:
         self.tracker.event("anomaly", step=step, reason=verdict.reason, action=verdict.action)
         self.tracker.flush()
         if verdict.action == "rollback":
-            raise RunawayError(step, self.last["position"], verdict.reason)
+            raise RunawayError(self.last["position"], verdict.reason)
         if verdict.action == "stop":
             raise FloatingPointError(verdict.reason)
 

@@ -1,31 +1,19 @@
 """Ranks that share sequences or matrices learn what one rank alone learns, and go on from each other's checkpoints."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.runs import run_on_ranks
+
 pytestmark = pytest.mark.slow
-WORKER = Path(__file__).parents[1] / "parallel_worker.py"
 
 
 def train(folder: Path, name: str, ranks: int, *layout: object) -> dict[str, Any]:
     """layout: parts, slices, ZeRO stages with commas, and the names of layouts whose checkpoints to go on from."""
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
-    done = subprocess.run(
-        [*launch, "--rdzv-endpoint=127.0.0.1:0", str(WORKER), str(folder), name, *map(str, layout)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=WORKER.parents[1],
-        env=os.environ | {"PYTHONPATH": str(WORKER.parents[1])},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_ranks(ranks, "parallel_worker.py", folder, name, *layout)
     return json.loads((folder / f"{name}.json").read_text())
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from configs.lines import FAILURE, parse, read_failure
 from configs.load import dump, load
+from tests.left import diagnose
 from tests.runs import (
     interrupt,
     kill_rank,
@@ -158,6 +159,28 @@ def test_whoever_is_to_blame_is_named_with_the_right_code(
     assert rank is None or record["rank"] == rank
     assert not record["restarted"]
     assert (end.folder / "train" / "incidents" / "0001" / "log.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "rank"),
+    [
+        ("sleeps", "silent rank", 1),
+        ("frozen", "silent rank", 1),
+        ("killed", "killed", 1),
+        ("crashed", "crash", 0),
+        ("raised", "code error", 1),
+        ("memory", "out of memory", 1),
+        ("user", "user error", None),
+        ("consequence", "killed", 1),
+        ("two nodes", "killed", 2),
+        ("asked", "preempted", None),
+    ],
+)
+def test_diagnose_names_the_cause(
+    ended: dict[str, Ended], capsys: pytest.CaptureFixture[str], name: str, cause: str, rank: int | None
+) -> None:
+    code, record = diagnose(ended[name].folder, capsys)
+    assert (code, record["cause"], record["rank"]) == (1, cause, rank)
 
 
 def test_every_rank_leaves_its_stacks_when_one_is_silent(ended: dict[str, Ended]) -> None:

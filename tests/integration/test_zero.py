@@ -1,32 +1,19 @@
 """Every ZeRO stage learns the same, and goes on from any other's checkpoint."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.runs import run_on_ranks
 
 pytestmark = pytest.mark.slow
 STAGES = ("0", "1", "2", "3")
 
 
 def train_everywhere(folder: Path, steps: int, precision: str, ranks: int) -> dict[str, Any]:
-    worker = Path(__file__).parents[1] / "zero_worker.py"
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
-    command = [*launch, "--rdzv-endpoint=127.0.0.1:0", str(worker), str(folder), str(steps), precision]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=worker.parents[1],
-        env=os.environ | {"PYTHONPATH": str(worker.parents[1])},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_ranks(ranks, "zero_worker.py", folder, steps, precision)
     return json.loads((folder / "losses.json").read_text())
 
 

@@ -12,8 +12,8 @@ import pytest
 from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import step_folder
-from tests.tiny import BEGINNING, make_trainer, random_documents, steps_of, tiny_run, without_deepspeed, write_dataset
-from trainer.loop import StopRequest, fit
+from tests.tiny import random_documents, run_fit, steps_of, tiny_run, without_deepspeed, write_dataset
+from trainer.loop import StopRequest
 from trainer.task import Batch
 from trainer.tasks import build_task
 from trainer.tracker import read_events
@@ -78,16 +78,6 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     return prepare
 
 
-def train(run: RunConfig, folder: RunFolder, stop: StopRequest) -> None:
-    trainer = make_trainer(run, folder)
-    latest = trainer.checkpointer.latest()
-    state = BEGINNING if latest is None else trainer.checkpointer.load(latest, trainer.engines)
-    try:
-        fit(trainer, state, stop)
-    finally:
-        trainer.tracker.finish("over")
-
-
 def anomalies(folder: RunFolder) -> list[tuple[int, str]]:
     return [(e["step"], e["action"]) for e in read_events(folder.events) if e["event"] == "anomaly"]
 
@@ -102,7 +92,7 @@ def test_an_update_without_a_number_is_left_out_and_training_goes_on(
     folder: RunFolder, poison: Callable[[set[int]], None], stop: StopRequest
 ) -> None:
     poison({3})
-    train(anomalous_run("{not_finite: skip}"), folder, stop)
+    run_fit(anomalous_run("{not_finite: skip}"), folder, stop)
     assert anomalies(folder) == [(4, "skip")]
     steps = steps_of(folder)
     assert list(steps) == list(range(1, STEPS + 1))
@@ -115,7 +105,7 @@ def test_a_way_back_goes_to_the_last_checkpoint_and_past_the_samples_since(
     folder: RunFolder, poison: Callable[[set[int]], None], stop: StopRequest
 ) -> None:
     poison({4})
-    train(anomalous_run("{not_finite: rollback}"), folder, stop)
+    run_fit(anomalous_run("{not_finite: rollback}"), folder, stop)
     assert anomalies(folder) == [(5, "rollback")]
     steps = steps_of(folder)
     assert list(steps) == list(range(1, STEPS + 1))
@@ -133,11 +123,11 @@ def test_a_run_killed_after_a_way_back_takes_the_same_way_again(
 
     poison({4})
     run = anomalous_run("{not_finite: rollback}")
-    train(run, folder, stop)
+    run_fit(run, folder, stop)
     uninterrupted = steps_of(folder)
     for step in (6, 8):  # as if the run had been killed after the way back and before its next checkpoint
         shutil.rmtree(step_folder(folder.train, step))
-    train(run, folder, stop)
+    run_fit(run, folder, stop)
     assert steps_of(folder) == uninterrupted
     assert anomalies(folder) == [(5, "rollback")] * 2
 
@@ -147,7 +137,7 @@ def test_a_spent_budget_ends_the_run_and_keeps_its_checkpoints(
 ) -> None:
     poison({2, 3, 4})
     with pytest.raises(FloatingPointError, match=r"anomalies\.budget=2 is spent"):
-        train(anomalous_run("{not_finite: skip, budget: 2}"), folder, stop)
+        run_fit(anomalous_run("{not_finite: skip, budget: 2}"), folder, stop)
     assert step_folder(folder.train, 2).exists()
 
 
@@ -156,4 +146,4 @@ def test_a_way_back_without_a_checkpoint_ends_the_run(
 ) -> None:
     poison({0})
     with pytest.raises(FloatingPointError, match="there is no checkpoint to go back to"):
-        train(anomalous_run("{not_finite: rollback}"), folder, stop)
+        run_fit(anomalous_run("{not_finite: rollback}"), folder, stop)

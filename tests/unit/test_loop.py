@@ -34,6 +34,7 @@ from tests.tiny import (
     raiser,
     random_documents,
     read_samples,
+    run_fit,
     steps_of,
     tiny_run,
     without_deepspeed,
@@ -45,7 +46,7 @@ from trainer.engines import build_engines, freeze_all_but
 from trainer.feed import Feed
 from trainer.guard import Guard
 from trainer.heartbeat import NullPulse
-from trainer.loop import StopRequest, Trainer, fit
+from trainer.loop import StopRequest, fit
 from trainer.meter import Meter, Workload
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder
@@ -92,18 +93,6 @@ def stop() -> Iterator[StopRequest]:
     before = signal.getsignal(signal.SIGTERM)
     yield StopRequest()
     signal.signal(signal.SIGTERM, before)
-
-
-def run_fit(run: RunConfig, folder: RunFolder, stop: StopRequest) -> Trainer:
-    """As the train command does: from the latest checkpoint, if there is one."""
-    trainer = make_trainer(run, folder)
-    latest = trainer.checkpointer.latest()
-    state = BEGINNING if latest is None else trainer.checkpointer.load(latest, trainer.engines)
-    try:
-        fit(trainer, state, stop)
-    finally:
-        trainer.tracker.finish("over")
-    return trainer
 
 
 def plain_loop(run: RunConfig, folder: RunFolder) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: copied while training waits, written beside it, completed last by one rank."""
+"""Checkpoints that are whole or absent: copied and written beside the training, completed last by one rank."""
 
 import contextlib
 import shutil
