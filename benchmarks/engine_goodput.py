@@ -23,7 +23,7 @@ from pipelines.goodput import KINDS, goodput
 from trainer.tracker import read_events
 
 MINUTES, KILL_EVERY_S = 20.0, 120.0
-CHECKPOINT_STEPS, STOP_S = 100, 120.0
+CHECKPOINT_STEPS, STOP_S = 25, 120.0
 
 
 def lost_percent(say: Say, *, minutes: float = MINUTES, kill_every_s: float = KILL_EVERY_S) -> float:

@@ -27,7 +27,7 @@ from trainer.tracker import read_events
 STEPS, EVERY, KILL_AFTER = 1_000_000, 20, 30
 """Of a training that outlasts its killing; steps between checkpoints; the step after which a rank is killed"""
 FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
-"""For torchrun, whose ranks otherwise may look for their peers where those of the start before were, and fail or hang"""
+"""For torchrun, whose ranks may else look for their peers where those of the start before were, and fail or hang"""
 PATIENCE_S, LIMIT_S = 300.0, 60.0
 """Until a job that does nothing is given up; seconds that a recovery may take"""
 
