@@ -111,7 +111,7 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         state = _step(trainer, guard, recorder, drawn, state)
         applied |= not all(engine.skipped for engine in trainer.engines.values())
         if state.step == begun + WARM:
-            gc.collect()
+            gc.collect(1)  # the young alone: a walk through all that was imported would take as long as several steps
             gc.freeze()  # what is there stays: no collection has to walk through it again
         last = state.step == run.train.steps
         if not last:
