@@ -61,6 +61,14 @@ class RunFolder:
         return self.evaluation / "samples.json"
 
     @property
+    def figures(self) -> Path:
+        return self.evaluation / "figures.json"
+
+    @property
+    def units(self) -> Path:
+        return self.evaluation / "units.safetensors"
+
+    @property
     def cost(self) -> Path:
         return self.evaluation / "cost.json"
 

@@ -207,6 +207,11 @@ class Manifest(Part):
         return {source.part: source.weight for source in self.sources}
 
 
+def split_digest(manifest: Manifest, name: str) -> str:
+    """sha256 over what a split holds, and nothing of where it came from: equal samples have equal digests."""
+    return digest([[shard.blake3, shard.samples] for shard in manifest.splits[name].shards])
+
+
 def content_digest(manifest: Manifest) -> str:
     """sha256 of all fields but `digest`."""
     return digest(manifest.model_copy(update={"digest": ""}).model_dump(mode="json"))

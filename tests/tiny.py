@@ -349,6 +349,10 @@ class Rank(World):
     def mean(self, values: Tensor) -> Tensor:
         return torch.stack(self.exchange(values.detach().clone())).mean(0)
 
+    def collect(self, rows: Tensor) -> Tensor:
+        everyone = torch.cat(self.exchange(rows))
+        return everyone if self.rank == 0 else everyone[:0]
+
     def _union(self, names: list[str]) -> set[str]:
         return {name for each in self.exchange(names) for name in each}
 

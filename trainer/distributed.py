@@ -139,6 +139,19 @@ class World:
         dist.all_gather_object(everyone, names)
         return {name for each in everyone for name in each}
 
+    def collect(self, rows: torch.Tensor) -> torch.Tensor:
+        """Every rank's rows [n, ...], n of its own, one rank after the other, on rank 0; elsewhere none."""
+        if self.size == 1:
+            return rows
+        sizes = self.gather([len(rows)])[:, 0]
+        padded = rows.new_zeros((int(sizes.max()), *rows.shape[1:])).cpu()
+        padded[: len(rows)] = rows
+        everyone = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(padded, everyone, dst=0)
+        if everyone is None:
+            return rows[:0].cpu()
+        return torch.cat([each[:size] for each, size in zip(everyone, sizes.tolist(), strict=True)])
+
     def aside(self) -> "Aside":
         """A way to exchange values from another thread than the one that trains."""
         return Aside(self.size)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from configs.dataset import Config, Count, Name
 from configs.folder import RunFolder
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from data.manifest import Manifest
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.contract import Metric, Result, protocol_id
+from trainer.evaluation.contract import Result
 from trainer.evaluation.score import score_split
 from trainer.task import Batch, Networks, Sample, Scalars, Sums, Task
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from configs.folder import write_json
+from configs.metrics import Metric, protocol_id
 from data.manifest import Split
-from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Result, cluster_sums, ratio_stderr
 from trainer.evaluation.language import language_metrics
 
 

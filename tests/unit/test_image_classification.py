@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from configs.errors import DamageError, DataError
 from configs.folder import RunFolder
+from configs.metrics import protocol_id
 from configs.schema import RunConfig
 from configs.vision import ImageClassificationConfig, LeNetConfig
 from data.manifest import SCHEMA_VERSION, ImagesRecord, Manifest, Split
@@ -26,7 +27,7 @@ from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, shrink
 from trainer.distributed import World
 from trainer.evaluation.classes import class_figures, class_sums, classification_metrics, majority_sums
 from trainer.evaluation.classification import describe_protocol, evaluate
-from trainer.evaluation.contract import Result, protocol_id
+from trainer.evaluation.contract import Result
 from trainer.models.lenet import LeNet
 from trainer.task import Batch, Sample
 from trainer.tasks import build_task

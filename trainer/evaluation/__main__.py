@@ -1,12 +1,15 @@
 """Command: checkpoint -> metrics.json, run on every rank as `python -m trainer.evaluation RUN_FOLDER`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
 from torch import nn
 
 from configs.errors import DamageError, DataError
-from configs.folder import RunFolder, digest, locked, write_json
+from configs.folder import RunFolder, digest, file_digest, locked, write_atomic, write_json
 from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
@@ -15,7 +18,7 @@ from data.progress import say
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import load_network
 from trainer.distributed import World, seed_all
-from trainer.evaluation.contract import Result
+from trainer.evaluation.contract import Result, Units
 from trainer.evaluation.cost import measure_cost
 from trainer.tasks import build_task, evaluation_of
 from trainer.tracker import open_tracker
@@ -52,15 +55,24 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     if world.rank == 0:
         write_json(folder.cost, measure_cost(task, nets, data.readers["test"], world))
         write_json(folder.samples, list(result.samples))
+        write_json(folder.figures, list(result.figures))
+        write_atomic(folder.units, save(tensors_of(result.units)))
         origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run, folder)}
-        written = origin | result.record()
+        files = {path.name: file_digest(path) for path in (folder.samples, folder.figures, folder.units, folder.cost)}
+        written = origin | result.record() | {"files": files}
         write_json(folder.metrics, written | {"digest": digest(written)})
         say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")
-    tracker.log(record["step"], {metric.name: metric.value for metric in result.metrics}, event="evaluation")
+    values = {metric.name: metric.value for metric in result.metrics if metric.value is not None}
+    tracker.log(record["step"], values, event="evaluation")
     tracker.artifact(
         folder.evaluation, "evaluation", {"digest": digest(result.record()), "checkpoint": record["digest"]}
     )
     tracker.finish("completed")
+
+
+def tensors_of(units: Mapping[str, Units]) -> dict[str, NDArray[Any]]:
+    """The arrays of units.safetensors."""
+    return {f"{name}/{part}": getattr(each, part) for name, each in units.items() for part in ("ids", "sums", "sizes")}
 
 
 def load_networks(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.evaluation.contract import Metric
+from configs.metrics import Metric
 from trainer.task import Sums
 
 TOP = 5

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from configs.folder import RunFolder
+from configs.metrics import protocol_id
 from configs.schema import RunConfig
 from configs.vision import ClassificationEvaluation, ImageClassificationConfig
 from data.card.pictures import png
 from data.loader import sequential
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.classes import classification_metrics, majority_sums
-from trainer.evaluation.contract import Result, protocol_id
+from trainer.evaluation.contract import Result
 from trainer.evaluation.score import score_split
 from trainer.task import Sample, Task
 from trainer.tasks.image_classification import ImageClassification
@@ -57,7 +58,7 @@ def describe_protocol(manifest: Manifest, task: ImageClassification) -> dict[str
     return {
         "metric": "classification by the class of the largest logit, of equal ones the first",
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "classes": len(manifest.classes),
         "images": f"the middle {height} x {width} of {stored[0]} x {stored[1]} pixels of {task.channels} channels",
         "scored": "every image once",

@@ -1,48 +1,47 @@
-"""A metric is a value with its error, its size and the protocol that produced it."""
+"""What an evaluation returns, and the standard error of a ratio."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.folder import digest
+from configs.metrics import Metric
 from trainer.task import Sums
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One line of metrics.json."""
+class Units:
+    """A metric by independent draws, such as images or documents, for paired tests.
 
-    name: str
-    value: float
-    stderr: float | None
-    """One standard error of the value, same unit"""
-    n: int
-    """What it was taken over: tokens, images"""
-    unit: str
-    better: Literal["lower", "higher"]
-    protocol: str
-    """Id of the protocol it was taken under: values under unlike protocols must not be compared"""
+    The metric, or what it is a monotone function of, is sum(sums) / sum(sizes).
+    """
+
+    ids: NDArray[np.int64]
+    """[N], rising"""
+    sums: NDArray[np.float64]
+    sizes: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation returns: metrics, their protocols by id, and samples to look at."""
+    """What an evaluation returns: metrics, their protocols by id, and what the report shows of them."""
 
     metrics: tuple[Metric, ...]
     protocols: Mapping[str, Mapping[str, Any]]
     samples: tuple[Mapping[str, Any], ...] = ()
+    """To look at"""
+    figures: tuple[Mapping[str, Any], ...] = ()
+    """To be drawn: records of the kinds that pipelines/figures.py knows"""
+    units: Mapping[str, Units] = field(default_factory=dict)
+    """By the metric's name, on rank 0"""
 
     def record(self) -> dict[str, Any]:
         return {"metrics": [asdict(metric) for metric in self.metrics], "protocols": dict(self.protocols)}
-
-
-def protocol_id(protocol: Mapping[str, Any]) -> str:
-    """Sixteen hex digits of the digest of everything that changes the number."""
-    return digest(dict(protocol))[:16]
 
 
 def cluster_sums(nll: Tensor, tokens: Tensor) -> Sums:

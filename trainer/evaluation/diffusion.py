@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from configs.diffusion import DiffusionConfig
 from configs.errors import DataError
 from configs.folder import RunFolder
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from configs.stages import judge_folder
 from data.card.pictures import png
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
 from data.progress import Progress, say
 from data.shards import ShardReader
 from trainer.diffusion.drawing import Wish, calls_for, draw
 from trainer.diffusion.pictures import Pixels, grid
 from trainer.distributed import World
 from trainer.evaluation.classes import share_variance
-from trainer.evaluation.contract import Metric, Result, protocol_id
+from trainer.evaluation.contract import Result
 from trainer.evaluation.score import score, score_split
 from trainer.task import Batch, Task
 from trainer.tasks.diffusion import BINS, Diffusion
@@ -80,7 +81,7 @@ def describe_loss(config: DiffusionConfig, manifest: Manifest) -> dict[str, Any]
         "predicted": getattr(config.noise, "target", "the image, preconditioned (Karras et al., 2022)"),
         "noise": config.noise.model_dump(mode="json"),
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "scored": "every image once, unaltered and with its class, at one level with one noise, drawn from its place",
         "parts": f"levels of the {BINS} quarters of their distribution in training, from the least noise",
         "stderr": "images are drawn independently",

@@ -12,14 +12,15 @@ from torch import nn
 
 from configs.folder import RunFolder
 from configs.language import CausalLMConfig, LanguageEvaluation
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
-from data.manifest import Manifest, Split
+from data.manifest import Manifest, Split, split_digest
 from data.packing import Ids, unpack
 from data.progress import Progress, rate, say
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.contract import Metric, Result, cluster_sums, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Result, cluster_sums, ratio_stderr
 from trainer.evaluation.generate import generate
 from trainer.evaluation.ngram import KneserNey
 from trainer.evaluation.score import score
@@ -98,7 +99,7 @@ def describe_protocol(run: RunConfig, manifest: Manifest) -> dict[str, Any]:
     return {
         "metric": "rolling-window negative log-likelihood",
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "tokenizer": manifest.text.sha256,
         "window_tokens": manifest.block_tokens,
         "stride_tokens": settings(run).stride_tokens,

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from configs.folder import RunFolder
 from configs.language import MaskedLMConfig
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from data.loader import sequential
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.score import score_split
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
@@ -57,7 +58,7 @@ def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, A
     return {
         "metric": "prediction of hidden tokens (Devlin et al., 2019)",
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "tokenizer": manifest.text.sha256,
         "block_tokens": manifest.block_tokens,
         "hidden": f"{config.masked:g} of each sample's tokens{', whole words' if config.whole_words else ''}: "

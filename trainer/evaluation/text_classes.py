@@ -10,13 +10,14 @@ from torch import nn
 
 from configs.folder import RunFolder
 from configs.language import SequenceClassificationConfig, TextClassEvaluation
+from configs.metrics import protocol_id
 from configs.schema import RunConfig
 from data.loader import sequential
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.classes import classification_metrics, majority_sums
-from trainer.evaluation.contract import Result, protocol_id
+from trainer.evaluation.contract import Result
 from trainer.evaluation.score import score_split
 from trainer.task import Sample, Task
 from trainer.tasks.sequence_classification import SequenceClassification
@@ -58,7 +59,7 @@ def describe_protocol(config: SequenceClassificationConfig, manifest: Manifest) 
     return {
         "metric": "classification by the class of the largest logit, of equal ones the first",
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "classes": len(manifest.classes),
         "texts": f"the first {manifest.block_tokens} tokens of each, the prompt among them",
         "prompt": config.prompt or "none",

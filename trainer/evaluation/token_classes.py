@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from configs.folder import RunFolder
 from configs.language import TokenClassificationConfig
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from data.loader import sequential
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.contract import Metric, Result, protocol_id, ratio_stderr
+from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.score import score_split
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
@@ -60,7 +61,7 @@ def describe_protocol(manifest: Manifest) -> dict[str, Any]:
     return {
         "metric": "classification of tokens by the tag of the largest logit, and of the spans they make up",
         "split": "test",
-        "data": manifest.digest,
+        "data": split_digest(manifest, "test"),
         "tokenizer": manifest.text.sha256,
         "block_tokens": manifest.block_tokens,
         "tags": list(manifest.tags),
