@@ -48,6 +48,19 @@ class BestConfig(Config):
     """Which values win"""
 
 
+class EarlyStoppingConfig(Config):
+    """Training ends before its last step when validation no longer improves."""
+
+    metric: Annotated[str, Field(pattern=r"^validation/\S+$")] = "validation/loss"
+    """Name of the validation metric that is watched"""
+    better: Literal["lower", "higher"] = "lower"
+    """Which values are improvements"""
+    patience: Count
+    """Validations in a row without an improvement that end the training"""
+    least: Annotated[float, Field(ge=0)] = 0.0
+    """Improvements of no more than this do not count; in the metric's unit"""
+
+
 class CheckpointConfig(Config):
     """When the state is saved, and what stays."""
 

@@ -124,3 +124,49 @@ def tensors_can_be_cut(run: Any) -> str | None:
 
 def deepspeed_keys_are_free(run: Any) -> str | None:
     return deepspeed_problem(run.deepspeed)
+
+
+def validation_is_due(train: Any) -> str | None:
+    if train.validate_every_steps or train.validate_every_s:
+        return None
+    return "one of validate_every_steps and validate_every_s is needed; try validate_every_steps=100"
+
+
+def result_is_measured(train: Any) -> str | None:
+    best = train.checkpoint.best
+    if train.result != "best" or train.early_stopping:
+        return None
+    if best is None:
+        return "result=best needs a metric; give checkpoint.best or early_stopping"
+    if best.metric.startswith("validation/"):
+        return None
+    return f"result=best needs a validation metric, got checkpoint.best.metric={best.metric}; try validation/loss"
+
+
+def result_has_one_measure(train: Any) -> str | None:
+    best, stopping = train.checkpoint.best, train.early_stopping
+    if not best or not stopping or train.result == "last":
+        return None
+    if (best.metric, best.better) == (stopping.metric, stopping.better):
+        return None
+    return (
+        f"early_stopping by {stopping.metric} ({stopping.better}) and checkpoint.best by {best.metric} ({best.better}) "
+        "choose two results; make them equal, or set result=last"
+    )
+
+
+def steps_decide_the_result(train: Any) -> str | None:
+    asked = "early_stopping" if train.early_stopping else "result=best" if train.result == "best" else None
+    if not asked or not train.validate_every_s:
+        return None
+    return (
+        f"{asked} with validate_every_s={train.validate_every_s:g} would let the clock choose the result; "
+        "give validate_every_steps alone"
+    )
+
+
+def result_has_a_split(run: Any) -> str | None:
+    asked = "early_stopping" if run.train.early_stopping else "result=best" if run.train.result == "best" else None
+    if not asked or run.data.splits.validation:
+        return None
+    return f"train.{asked} needs a validation split; set data.splits.validation above 0"

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from configs import engine_rules, rules
 from configs.dataset import Config, Count, DataConfig, Positive
 from configs.diffusion import DiffusionConfig
-from configs.engine import AnomalyConfig, CheckpointConfig, ZeroConfig
+from configs.engine import AnomalyConfig, BestConfig, CheckpointConfig, EarlyStoppingConfig, ZeroConfig
 from configs.language import (
     CausalLMConfig,
     MaskedLMConfig,
@@ -43,10 +43,16 @@ CountOrAuto = Annotated[
 class TrainConfig(Config):
     """Stage 2: shards to checkpoint."""
 
-    rules: ClassVar = (rules.warmup_fits,)
+    rules: ClassVar = (
+        rules.warmup_fits,
+        engine_rules.validation_is_due,
+        engine_rules.result_is_measured,
+        engine_rules.result_has_one_measure,
+        engine_rules.steps_decide_the_result,
+    )
 
     steps: Count
-    """Updates in all"""
+    """Updates in all; early stopping may end the training before"""
     global_batch_samples: Count
     """Samples per step over all ranks"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -59,14 +65,39 @@ class TrainConfig(Config):
     """Largest gradient norm; longer ones are scaled down to it"""
     ema: EmaConfig | None = None
     """Averaging of the weights; none when not given"""
-    validate_every_steps: Count
+    validate_every_steps: Count | None = None
     """Steps between two passes over the validation split; the last step always has one"""
+    validate_every_s: Positive | None = None
+    """Seconds of training after which the validation split is passed over again, by the first rank's clock"""
     validation_samples: Count | None = None
     """Validation samples per pass, evenly spaced; all when not given"""
     log_every_steps: Count = 10
     """Steps between flushes of the event log; every step is logged"""
     checkpoint: CheckpointConfig
+    early_stopping: EarlyStoppingConfig | None = None
+    """Ending when validation no longer improves; none when not given"""
+    result: Literal["last", "best"] | None = None
+    """Checkpoint that is evaluated: the last, or the best by the metric of early_stopping or checkpoint.best; when not
+    given the best with early_stopping, else the last
+    """
     anomalies: AnomalyConfig = AnomalyConfig()
+
+    @property
+    def chosen_by(self) -> BestConfig | None:
+        """What chooses the checkpoint that is the run's result; None where that is the last one."""
+        stopping = self.early_stopping
+        if self.result == "last" or (self.result is None and stopping is None):
+            return None
+        if stopping is None:
+            return self.checkpoint.best
+        return BestConfig(metric=stopping.metric, better=stopping.better)
+
+    @property
+    def retention(self) -> CheckpointConfig:
+        """Which checkpoints stay: those that `checkpoint` asks for, and the run's result among them."""
+        if self.checkpoint.best is not None:
+            return self.checkpoint
+        return self.checkpoint.model_copy(update={"best": self.chosen_by})
 
 
 class WorldConfig(Config):
@@ -89,6 +120,8 @@ class WorldConfig(Config):
     """Ranks that share each sequence of a transformer (Ulysses: Jacobs et al., 2023)"""
     compile: bool = False
     """Whether the network is compiled: a slow start, faster steps"""
+    parallel_folds: Count = 1
+    """Folds of a cross-validation that train at the same time; on this machine two at most"""
     prepare_workers: Count = 2
     """Processes that prepare data; the bytes they make are the same for any number"""
     loader_workers: Annotated[int, Field(ge=0)] = 0
@@ -147,6 +180,7 @@ class RunConfig(Config):
         rules.resolutions_change_between_steps,
         rules.batches_have_statistics,
         rules.frozen_body_is_learned,
+        engine_rules.result_has_a_split,
         engine_rules.optimizer_fits_stage,
         engine_rules.averages_are_in_memory,
         engine_rules.quantized_weights_fit_precision,
@@ -187,7 +221,8 @@ class RunConfig(Config):
 
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
-    watching = {"validate_every_steps", "validation_samples", "log_every_steps", "checkpoint"}
+    watching = {"validate_every_steps", "validate_every_s", "validation_samples", "log_every_steps", "checkpoint"}
+    watching |= {"early_stopping", "result"}  # they choose among weights that are the same without them
     outside: Any = {"data": {"store"}, "task": {"evaluation", "drawing"}, "train": watching}
     outside |= dict.fromkeys(("world", "deepspeed", "wandb", "cluster"), True)
     return run.model_dump(mode="json", exclude=outside)

@@ -9,12 +9,17 @@ from typing import Any
 
 from configs.errors import DamageError
 from configs.folder import RunFolder, digest, file_digest
+from configs.folds import cross_validates, fold_names, fold_run, repeat_folder, repeat_run, repeats_of
 from configs.schema import RunConfig, identity
+
+FINISHED = "finished.json"
+"""Beside the checkpoints: which of them is the result of a training that early stopping or `result=best` decides"""
 
 
 def data_key(run: RunConfig) -> str:
     """Digest of all that decides the shards, raw bytes apart."""
-    reading: Any = {"store": True, "shuffle_window_samples": True, "balance": True, "splits": {"folds": {"held_out"}}}
+    reading: Any = dict.fromkeys(("store", "shuffle_window_samples", "balance"), True)
+    reading |= {"splits": {"folds": {"held_out", "repeats"}}}
     return digest(run.data.model_dump(mode="json", exclude=reading))
 
 
@@ -24,25 +29,36 @@ def train_key(run: RunConfig) -> str:
 
 
 def evaluation_key(run: RunConfig, folder: RunFolder) -> str:
-    """Digest of all that decides the metrics of given weights, with a judge's newest checkpoint if there is one."""
+    """Digest of all that decides the metrics of given weights, with the checkpoints of the runs it asks."""
     chosen = run.task.model_dump(mode="json", include={"evaluation", "drawing"})
-    judge = judge_folder(run, folder)
-    if judge is not None:
-        for step in steps_in(judge.train)[:1]:
-            chosen["judge"] = read_record(step_folder(judge.train, step) / "complete.json")["digest"]
+    for name, asked in (("judge", judge_folder(run, folder)), ("features", features_folder(run, folder))):
+        if asked is not None:
+            step = chosen_step(asked.train)
+            if step is not None:
+                chosen[name] = read_record(step_folder(asked.train, step) / "complete.json")["digest"]
     return digest(chosen)
 
 
 def judge_folder(run: RunConfig, folder: RunFolder) -> RunFolder | None:
     """The run that judges this one's drawn images: beside it, or by path. None where none is named or there."""
-    name = getattr(run.task.evaluation, "judge", None)
-    places = [folder.path.parent / name, Path(name)] if name else []
+    return _run_named(getattr(run.task.evaluation, "judge", None), folder)
+
+
+def features_folder(run: RunConfig, folder: RunFolder) -> RunFolder | None:
+    """The run by whose features drawn images are compared with real ones; None where none is named or there."""
+    return _run_named(getattr(getattr(run.task.evaluation, "features", None), "run", None), folder)
+
+
+def _run_named(name: str | None, folder: RunFolder) -> RunFolder | None:
+    places = [folder.shelf / name, Path(name)] if name else []
     return next((RunFolder(path) for path in places if RunFolder(path).config.is_file()), None)
 
 
 def complete(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
     """What a finished stage left, in one line; None when there is work to do. Raises DamageError."""
-    return {"prepare": _prepared, "train": _trained, "evaluate": _evaluated}[stage](run, folder)
+    if cross_validates(run):
+        return _crossed(stage, run, folder)
+    return {"prepare": prepared, "train": _trained, "evaluate": _evaluated}[stage](run, folder)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -56,7 +72,8 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _prepared(run: RunConfig, folder: RunFolder) -> str | None:
+def prepared(run: RunConfig, folder: RunFolder) -> str | None:
+    """What the data of this folder alone are, in one line; None when they have to be made. Raises DamageError."""
     if not folder.manifest.exists():
         return None
     manifest = read_record(folder.manifest)
@@ -103,6 +120,46 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
+def final_step(run: RunConfig, folder: RunFolder) -> int | None:
+    """The step whose checkpoint is the result of a finished training; None while there is work to do."""
+    step: Any = run.train.steps
+    if decides(run):
+        finished = _finished(folder.train)
+        step = finished["step"] if finished and finished["rule"] == result_rule(run) else None
+    return step if step is not None and step_folder(folder.train, step).exists() else None
+
+
+def chosen_step(root: Path) -> int | None:
+    """The step whose checkpoint stands for a run: its result, or the newest while it trains. None where is none."""
+    finished, steps = _finished(root), steps_in(root)
+    if finished and finished["step"] in steps:
+        return finished["step"]
+    return steps[0] if steps else None
+
+
+def decides(run: RunConfig) -> bool:
+    """Whether anything but the last step may be where training ends or what its result is."""
+    return run.train.early_stopping is not None or run.train.chosen_by is not None
+
+
+def result_rule(run: RunConfig) -> dict[str, Any]:
+    """All that decides which checkpoint is the result."""
+    train = run.train
+    chosen_by = None if train.chosen_by is None else train.chosen_by.model_dump(include={"metric", "better"})
+    stopping = None if train.early_stopping is None else train.early_stopping.model_dump()
+    return {"config": train_key(run), "early_stopping": stopping, "chosen_by": chosen_by}
+
+
+def _finished(root: Path) -> dict[str, Any] | None:
+    """finished.json as the training wrote it; None where it is absent or torn, for it can be written again."""
+    try:
+        record = read_record(root / FINISHED)
+    except DamageError:
+        return None
+    told = record.pop("digest", None)
+    return record if told == digest(record) else None
+
+
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Check every file against complete.json, and return that record. Raises DamageError naming what differs."""
     record = read_complete(folder)
@@ -138,26 +195,55 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
             raise DamageError(f"{path}: sha256 is {got[:12]}, complete.json says {expected[:12]}")
 
 
-def _trained(run: RunConfig, folder: RunFolder) -> str | None:
-    last = step_folder(folder.train, run.train.steps)
-    if not last.exists() or not folder.manifest.exists():
+def _crossed(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
+    """The same of a cross-validation: every repeat's data, every fold's training, what was collected of all folds."""
+    if stage == "prepare":
+        told = [prepared(repeat_run(run, each), repeat_folder(run, folder, each)) for each in repeats_of(run)]
+        return f"{told[0]}; {len(told)} divisions" if all(told) and len(told) > 1 else told[0] if all(told) else None
+    names = fold_names(run)
+    if not all(complete(stage, fold_run(run, name), folder.fold(name)) for name in names):
+        return None
+    if stage == "train":
+        return f"{len(names)} folds"
+    if not folder.metrics.exists():
         return None
     try:
-        record = verify_checkpoint(last)
+        record = read_record(folder.metrics)
+    except DamageError:
+        return None  # the folds can be collected again
+    told = record.pop("digest", None)
+    if told != digest(record) or record.get("folds") != fold_digests(run, folder):
+        return None
+    return f"{len(record['metrics'])} metrics of {len(names)} folds in {folder.metrics}"
+
+
+def fold_digests(run: RunConfig, folder: RunFolder) -> dict[str, str]:
+    """Each fold's metrics by their digest. Raises DamageError where a fold has none."""
+    return {name: read_record(folder.fold(name).metrics)["digest"] for name in fold_names(run)}
+
+
+def _trained(run: RunConfig, folder: RunFolder) -> str | None:
+    step = final_step(run, folder)
+    if step is None or not folder.manifest.exists():
+        return None
+    try:
+        record = verify_checkpoint(step_folder(folder.train, step))
     except DamageError:
         return None  # the trainer says so aloud and falls back
     if record["config"] != train_key(run) or record["data"] != read_record(folder.manifest).get("digest"):
         return None
     figures = ", ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items())
-    return f"{record['step']} steps; {figures}"
+    finished = _finished(folder.train) if decides(run) else None
+    why = f"{finished['why']}; " if finished else ""
+    return f"{record['step']} steps; {why}{figures}"
 
 
 def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
-    last = step_folder(folder.train, run.train.steps)
-    if not folder.metrics.exists() or not last.exists():
+    step = final_step(run, folder)
+    if not folder.metrics.exists() or step is None:
         return None
     try:
-        record, checkpoint = read_record(folder.metrics), verify_checkpoint(last)
+        record, checkpoint = read_record(folder.metrics), verify_checkpoint(step_folder(folder.train, step))
     except DamageError:
         return None  # metrics can be taken again
     told = record.pop("digest", None)

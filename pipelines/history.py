@@ -39,6 +39,8 @@ class History:
     reason: str | None = None
     anomalies: list[dict[str, Any]] = field(default_factory=list)
     """Events of training that ran away: step, reason, action"""
+    early_stop: str | None = None
+    """Why it ended before its last step; None where it did not"""
     ledger: Ledger = field(default_factory=Ledger)
     """Where the time went"""
 
@@ -60,10 +62,12 @@ class History:
             case "start":
                 if self.step:
                     self.restarts.append(self.step)
-                self.status = self.reason = None
+                self.status = self.reason = self.early_stop = None
                 self.device, self.world = event.get("device"), event.get("world")
             case "anomaly":
                 self.anomalies.append(event)
+            case "early_stop":
+                self.early_stop = event.get("reason")
             case "stop" | "failure":
                 self.reason = event.get("reason")
             case "finish":

@@ -3,16 +3,17 @@
 from contextlib import suppress
 from dataclasses import asdict
 
+from configs.code import record_code
 from configs.errors import Stopped
 from configs.folder import RunFolder, locked
 from configs.process import leave, stage_main
 from configs.schema import RunConfig, identity
-from configs.stages import train_key
+from configs.stages import FINISHED, train_key
 from configs.world import on_world
 from data.dataset import open_dataset
 from data.progress import say
 from data.vocabulary import stored_tokenizer
-from trainer.checkpoint import Checkpointer, TrainState
+from trainer.checkpoint import Checkpointer, TrainState, settle_result
 from trainer.deepspeed_config import open_offload_folder
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
@@ -28,7 +29,7 @@ from trainer.workload import workload_of
 
 
 def train(run: RunConfig, folder: RunFolder) -> None:
-    """Train from the last sound checkpoint, or from the start, to the last step."""
+    """Train from the last sound checkpoint, or from the start, to the end, and settle what the result is."""
     stop = StopRequest()
     world = World.join(run.world)
     run = on_world(run, world.size)  # there may be more or fewer ranks than it was written for
@@ -54,9 +55,11 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         world,
         {"data": manifest.digest, "config": train_key(run)},
         identity=identity(run),
-        config=run.train.checkpoint,
-        facts={"stage": run.world.zero.stage},
+        config=run.train.retention,
+        facts={"stage": run.world.zero.stage, "code": record_code(folder) if world.rank == 0 else ""},
     )
+    if world.rank == 0:
+        (folder.train / FINISHED).unlink(missing_ok=True)  # what follows decides anew
     latest = checkpointer.latest()
     origin = load_pretrained(networks, run, folder, manifest, writes=world.rank == 0) if latest is None else None
     engines, frozen = build_engines(networks, task.turns, run, world)
@@ -75,8 +78,10 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
     meter = Meter(workload_of(run, task, manifest, world, folder), memory=lambda: peak_memory_bytes(world.device))
     trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse)
     try:
-        fit(trainer, state, stop)
-        pulse.beat("end", run.train.steps)
+        state = fit(trainer, state, stop)
+        if world.rank == 0:
+            settle_result(run, folder, state)
+        pulse.beat("end", state.step)
     except Stopped as stopped:
         tracker.event("stop", reason=str(stopped))
         tracker.finish("stopped")

@@ -12,6 +12,9 @@ from trainer.distributed import World
 from trainer.heartbeat import Pulse
 from trainer.task import Batch
 
+WORDS = 3
+"""What a rank says beside its counts and ids: stop, failed, overdue"""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -27,12 +30,14 @@ class Drawn:
     """Whether some rank was asked to stop"""
     failed: bool
     """Whether a save in the background has failed on some rank"""
+    overdue: bool
+    """Whether the first rank's clock calls for a pass over the validation split after this step"""
     waited_s: float
     """Seconds this rank spent on reading and on waiting for the others' word"""
 
 
 class Feed:
-    """Draws a step ahead: `ahead` starts, `take` ends. Each rank's word on stopping goes with the same exchange."""
+    """Draws a step ahead: `ahead` starts, `take` ends. Each rank's word on other things goes with the same exchange."""
 
     def __init__(
         self,
@@ -50,14 +55,14 @@ class Feed:
         self._agreed: Callable[[], NDArray[np.int64]] | None = None
         self._spent_s = 0.0
 
-    def ahead(self, step: int, *, stop: bool, failed: bool) -> None:
+    def ahead(self, step: int, *, stop: bool, failed: bool, overdue: bool) -> None:
         """Read the micro-batches of a step and send for what the other ranks have."""
         begun = time.perf_counter()
         self._pulse.beat("data", step)
         drawn = [[next(self._batches) for _ in range(self._accumulation)] for _ in range(self._turns)]
         ids = [index for micro in drawn for batch in micro for index in batch.ids]
         counts = [sum(batch.count for batch in micro) for micro in drawn]
-        self._agreed = self._world.gather_later([int(stop), int(failed), *counts, *ids])
+        self._agreed = self._world.gather_later([int(stop), int(failed), int(overdue), *counts, *ids])
         self._micro = [[self._upload(batch) for batch in micro] for micro in drawn]
         self._spent_s = time.perf_counter() - begun
 
@@ -66,16 +71,18 @@ class Feed:
         begun = time.perf_counter()
         assert self._agreed is not None
         self._pulse.beat("exchange", step)
-        everyone = self._agreed()  # [world, 2 + turns + samples of this rank]
+        everyone = self._agreed()  # [world, WORDS + turns + samples of this rank]
         self._agreed = None
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
-        first = 2 + self._turns
+        first = WORDS + self._turns
         replicas = everyone[:: self._world.parts * self._world.slices]  # all ranks of a replica read the same
         ids = in_order(replicas[:, first:], self._turns, self._accumulation)
         waited = self._spent_s + time.perf_counter() - begun
-        terms = (replicas[:, 2:first].sum(0) * self._world.slices).tolist()
-        return Drawn(self._micro, terms, ids, bool(everyone[:, 0].any()), bool(everyone[:, 1].any()), waited)
+        terms = (replicas[:, WORDS:first].sum(0) * self._world.slices).tolist()
+        stop, failed = (bool(column.any()) for column in everyone[:, :2].T)
+        overdue = bool(everyone[0, 2])
+        return Drawn(self._micro, terms, ids, stop=stop, failed=failed, overdue=overdue, waited_s=waited)
 
     def _upload(self, batch: Batch) -> Batch:
         """Copy to the device from pinned memory, beside the computation."""

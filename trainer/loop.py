@@ -30,7 +30,9 @@ from trainer.heartbeat import Pulse
 from trainer.meter import Meter
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder, RunawayError, is_number
+from trainer.stopping import Watch
 from trainer.task import Batch, Scalars, Task
+from trainer.timetable import Timetable
 from trainer.tracker import Tracker
 
 WARM = 3
@@ -64,8 +66,10 @@ class Trainer:
     pulse: Pulse
 
 
-def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
-    """Train from `state` to the last step, or save and raise Stopped when asked to stop.
+def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> TrainState:
+    """Train from `state` to the last step or to where validation no longer improves; returns where that was.
+
+    Saves and raises Stopped when asked to stop.
 
     Every quantity is a function of (seed, step, micro-batch) and the weights, so a resumed run repeats the
     uninterrupted one, on any number of ranks. Raises FloatingPointError when training runs away and the run's policy
@@ -82,8 +86,9 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> None:
             state = _roll_back(trainer, guard, anomaly)
 
 
-def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest) -> None:
+def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest) -> TrainState:
     run, world = trainer.run, trainer.world
+    timetable, watch = Timetable(run.train), Watch.restore(run.train, state.stopping)
     feed = Feed(
         _batches(trainer, state.position),
         world,
@@ -95,11 +100,13 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
     progress = Progress("train", run.train.steps, "steps", start=state.step, visible=world.rank == 0)
     begun, saved, applied = state.step, state.step if state.step else -1, False
     if state.step < run.train.steps:
-        feed.ahead(state.step, stop=stop.wanted, failed=False)
+        feed.ahead(state.step, stop=stop.wanted, failed=False, overdue=False)
     while state.step < run.train.steps:
         drawn = feed.take(state.step)
         if drawn.failed:
             trainer.checkpointer.wait()  # raises
+        if watch.spent:
+            break  # what has been drawn ahead is left, and does not count
         if drawn.stop:
             recorder.flush()
             if saved != state.step:
@@ -114,14 +121,20 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             gc.collect(1)  # the young alone: a walk through all that was imported would take as long as several steps
             gc.freeze()  # what is there stays: no collection has to walk through it again
         last = state.step == run.train.steps
+        validates = timetable.falls_on(state.step, overdue=drawn.overdue)
         if not last:
-            feed.ahead(state.step, stop=stop.wanted, failed=trainer.checkpointer.failed)
-        validates = last or state.step % run.train.validate_every_steps == 0
+            overdue = timetable.overdue and not validates
+            feed.ahead(state.step, stop=stop.wanted, failed=trainer.checkpointer.failed, overdue=overdue)
         saves = last or state.step % run.train.checkpoint.every_steps == 0
         if validates or saves or state.step % run.train.log_every_steps == 0:
             recorder.flush()
             tell_checkpoints(trainer)
-        scores = validate(trainer, state.step) if validates else {}
+        scores: dict[str, float] = {}
+        if validates:
+            scores = validate(trainer, state.step)
+            timetable.restart()
+            saves |= watch.look(state.step, scores) or watch.spent
+            state = replace(state, stopping=watch.state())
         if saves:
             save(trainer, state, guard, recorder.last | scores, changed=applied)
             saved, applied = state.step, False
@@ -129,6 +142,11 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             loss = next(value for name, value in recorder.last.items() if name.endswith("loss"))
             progress.show(state.step, rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}")
     finish_saving(trainer, recorder, state)
+    if watch.spent and state.step < run.train.steps:
+        trainer.tracker.event("early_stop", step=state.step, best_step=watch.best_step, reason=watch.reason)
+        if world.rank == 0:
+            say("train", f"ended after step {state.step} of {run.train.steps}: {watch.reason}")
+    return replace(state, guard=guard.state())
 
 
 def _step(trainer: Trainer, guard: Guard, recorder: Recorder, drawn: Drawn, state: TrainState) -> TrainState:

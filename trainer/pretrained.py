@@ -13,7 +13,7 @@ from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.load import differences, read
 from configs.origin import find_origin
 from configs.schema import RunConfig
-from configs.stages import read_record, step_folder, steps_in, verify_checkpoint
+from configs.stages import chosen_step, read_record, step_folder, steps_in, verify_checkpoint
 from data.manifest import Manifest, read_manifest
 from data.progress import say
 from trainer.checkpoint import read_tensors, weights
@@ -84,7 +84,7 @@ def read_run(path: Path, run: RunConfig, manifest: Manifest) -> Source:
             f"sha256 {data.tokenizer.sha256[:12]}, this run's data has {manifest.tokenizer.vocabulary_size}, "
             f"{manifest.tokenizer.sha256[:12]}; set data.tokenizer={{kind: file, path: {folder.tokenizer}}}"
         )
-    checkpoint, record = newest_sound(folder)
+    checkpoint, record = best_known(folder)
     kinds = read_tensors(checkpoint, NETWORK, "weights", "ema")
     averaged = kinds.get("ema", {}) if theirs.train.ema else {}
     same = answers(run) == answers(theirs) and names_of(manifest) == names_of(data)
@@ -93,9 +93,13 @@ def read_run(path: Path, run: RunConfig, manifest: Manifest) -> Source:
     return Source(path, kinds["weights"] | averaged, record["step"], record["digest"], same, differing)
 
 
-def newest_sound(folder: RunFolder) -> tuple[Path, Mapping[str, Any]]:
-    """The newest checkpoint whose every file is as it was written, and its record. Raises ConfigError."""
-    for step in steps_in(folder.train):
+def best_known(folder: RunFolder) -> tuple[Path, Mapping[str, Any]]:
+    """A run's result, or else its newest checkpoint whose every file is as it was written, and its record.
+
+    Raises ConfigError.
+    """
+    first = chosen_step(folder.train)
+    for step in sorted(steps_in(folder.train), key=lambda step: (step != first, -step)):
         try:
             return step_folder(folder.train, step), verify_checkpoint(step_folder(folder.train, step))
         except DamageError as error:

@@ -11,7 +11,7 @@ from configs.errors import DamageError, UserError
 from configs.folder import RunFolder
 from configs.load import read
 from configs.schema import RunConfig
-from configs.stages import step_folder, steps_in, verify_checkpoint
+from configs.stages import chosen_step, step_folder, verify_checkpoint
 from data.manifest import Manifest, read_manifest
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import load_network
@@ -21,7 +21,9 @@ from trainer.tasks import build_task
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's networks with the weights of its newest checkpoint, averaged ones where the run averages them."""
+    """A run's networks with the weights of its result, of its newest checkpoint while it trains; averaged ones where
+    the run averages them.
+    """
 
     run: RunConfig
     folder: RunFolder
@@ -47,10 +49,10 @@ def read_run(path: Path) -> RunConfig:
 def open_trained(path: Path, device: torch.device) -> Trained:
     """Raises UserError when the folder holds no run or nothing was trained there, DamageError when files changed."""
     folder, run = RunFolder(path), read_run(path)
-    steps = steps_in(folder.train)
-    if not steps:
+    step = chosen_step(folder.train)
+    if step is None:
         raise UserError(f"{path} has no checkpoint yet; run `trainworks train` first")
-    checkpoint = step_folder(folder.train, steps[0])
+    checkpoint = step_folder(folder.train, step)
     record = verify_checkpoint(checkpoint)
     manifest = read_manifest(folder.manifest).view(run.data.splits)
     if record["data"] != manifest.digest:

@@ -368,7 +368,7 @@ def test_the_feed_gives_every_rank_the_ids_by_position_the_terms_and_the_wish_to
         agreed = []
         for wishing in (-1, size - 1):
             feed = Feed(iter(batches), world, NullPulse(), turns=1, accumulation=accumulation)
-            feed.ahead(0, stop=world.rank == wishing, failed=False)
+            feed.ahead(0, stop=world.rank == wishing, failed=False, overdue=False)
             drawn = feed.take(0)
             assert [[batch.ids for batch in micro] for micro in drawn.micro] == [[batch.ids for batch in batches]]
             agreed.append((drawn.terms, [ids.tolist() for ids in drawn.ids], drawn.stop, drawn.failed))
@@ -382,7 +382,7 @@ def test_the_feed_gives_every_rank_the_ids_by_position_the_terms_and_the_wish_to
 def test_every_turn_of_a_step_has_its_own_micro_batches_terms_and_ids() -> None:
     batches = [Batch({}, count=number, ids=(10 * number, 10 * number + 1)) for number in range(6)]
     feed = Feed(iter(batches), ALONE, NullPulse(), turns=2, accumulation=3)
-    feed.ahead(0, stop=False, failed=True)
+    feed.ahead(0, stop=False, failed=True, overdue=False)
     drawn = feed.take(0)
     assert drawn.failed
     assert drawn.terms == [0 + 1 + 2, 3 + 4 + 5]
@@ -427,4 +427,4 @@ def test_a_world_of_one_exchanges_with_itself() -> None:
 
 
 def test_a_state_holds_no_trace_of_the_world() -> None:
-    assert {"step", "position", "samples_digest", "guard"} == set(TrainState.__dataclass_fields__)
+    assert {"step", "position", "samples_digest", "guard", "stopping"} == set(TrainState.__dataclass_fields__)

@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,8 @@ class TrainState:
     """Rolling digest of all sample ids drawn so far"""
     guard: dict[str, Any] = field(default_factory=dict)
     """What the watch over anomalies remembers, as JSON"""
+    stopping: dict[str, Any] = field(default_factory=dict)
+    """What the watch over validation remembers, as JSON"""
 
 
 class Checkpointer:
@@ -150,7 +152,8 @@ class Checkpointer:
         for network, engine in engines.items():
             engine.load(StoredNetwork(folder, network, list(record["files"])))
         self._known = step, weights_among(record["files"])
-        return TrainState(record["step"], record["position"], record["samples_digest"], record["guard"])
+        self.facts |= earlier_code(record, self.facts.get("code"))
+        return TrainState(**{each.name: record[each.name] for each in fields(TrainState) if each.name in record})
 
     def _require_same_run(self, folder: Path, record: Mapping[str, Any]) -> None:
         way_out = "choose another --name, or remove the train folder to start over"
@@ -298,6 +301,13 @@ class Copying:
         self._done.wait()
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def earlier_code(record: Mapping[str, Any], code: str | None) -> dict[str, list[str]]:
+    """Of a training that goes on from a checkpoint: the other code by which the steps before were taken, if any."""
+    before = dict.fromkeys([*record.get("earlier_code", ()), record.get("code")])
+    others = [each for each in before if each not in (None, code)]
+    return {"earlier_code": others} if others else {}
 
 
 def file_name(network: str, kind: str, rank: int) -> str:

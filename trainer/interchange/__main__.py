@@ -9,7 +9,7 @@ from configs.errors import ConfigError, UserError
 from configs.folder import RunFolder
 from configs.load import read
 from configs.process import command_main
-from configs.stages import step_folder, steps_in, verify_checkpoint
+from configs.stages import chosen_step, step_folder, verify_checkpoint
 from data.manifest import read_manifest
 from trainer.checkpoint import load_network
 from trainer.interchange.export import write_layout
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def export(path: Path, target: Path, *, raw: bool) -> str:
-    """Write a run's newest checkpoint; returns what was written, in words.
+    """Write a run's result, or its newest checkpoint while it trains; returns what was written, in words.
 
     Raises UserError where there is nothing to export or no layout for it, DamageError where a file is damaged.
     """
@@ -49,13 +49,13 @@ def export(path: Path, target: Path, *, raw: bool) -> str:
         raise UserError(f"{target}: there is no folder {target.absolute().parent} to put it into")
     run = read(folder.config)
     manifest = read_manifest(folder.manifest)
-    steps = steps_in(folder.train)
-    if not steps:
+    step = chosen_step(folder.train)
+    if step is None:
         raise UserError(f"{path} has no checkpoint; run `trainworks train` first")
     network = build_task(run, manifest).networks().get(NETWORK)
     if not isinstance(network, Transformer) or manifest.tokenizer is None:
         raise ConfigError(f"task.kind={run.task.kind} has no layout of Hugging Face's; transformers of text have one")
-    checkpoint = step_folder(folder.train, steps[0])
+    checkpoint = step_folder(folder.train, step)
     verify_checkpoint(checkpoint)
     averaged = run.train.ema is not None and not raw
     load_network(checkpoint, NETWORK, network, averaged=averaged)
@@ -69,7 +69,7 @@ def export(path: Path, target: Path, *, raw: bool) -> str:
     weights = "averaged weights" if averaged else "weights"
     prompt = getattr(run.task, "prompt", "")
     note = f"; it was trained with {prompt!r} before each text, which is yours to put there" if prompt else ""
-    return f"{target}: {architecture} with the {weights} of step {steps[0]}{note}"
+    return f"{target}: {architecture} with the {weights} of step {step}{note}"
 
 
 def main(arguments: Sequence[str]) -> int:
