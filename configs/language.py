@@ -151,6 +151,9 @@ class MaskedEvaluation(Config):
 
     batch_blocks: Count = 64
     """Blocks per forward"""
+    pseudo_documents: Annotated[int, Field(ge=0)] = 0
+    """Test samples, evenly spaced, whose tokens are hidden one at a time for a pseudo-perplexity (Salazar et al.,
+    2020); each costs as many passes over it as it has tokens, and 0 leaves it out"""
     examples: Annotated[int, Field(ge=0)] = 6
     """Passages with hidden tokens and what the model put there, for the report"""
 
@@ -175,6 +178,8 @@ class TextClassEvaluation(Config):
 
     batch_samples: Count = 64
     """Samples per forward"""
+    top: Annotated[int, Field(ge=2)] = 5
+    """Guesses that top-k accuracy allows; it is taken where there are more classes"""
     mistakes: Annotated[int, Field(ge=0)] = 12
     """Wrongly classified test samples that the report shows, the worst first"""
 
@@ -200,6 +205,15 @@ class SequenceClassificationConfig(Config):
     evaluation: TextClassEvaluation = TextClassEvaluation()
 
 
+class TokenClassEvaluation(Config):
+    """How a classifier of tokens is scored."""
+
+    batch_samples: Count = 64
+    """Samples per forward"""
+    mistakes: Annotated[int, Field(ge=0)] = 12
+    """Test samples with wrong tags that the report shows, the worst first"""
+
+
 class TokenClassificationConfig(Config):
     """Predict the class of each token. The data has data.packing=document, and its source tagged spans of the text."""
 
@@ -211,4 +225,4 @@ class TokenClassificationConfig(Config):
     """Share of the head's input dropped while training"""
     class_weights: Literal["none", "inverse_frequency"] = "none"
     """inverse_frequency: rare classes weigh as much more as they are rarer (King and Zeng, 2001)"""
-    evaluation: TextClassEvaluation = TextClassEvaluation()
+    evaluation: TokenClassEvaluation = TokenClassEvaluation()

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.models import cross_entropy
-from trainer.models.cross_entropy import IGNORE, linear_cross_entropy
+from trainer.models.cross_entropy import IGNORE, linear_cross_entropy, linear_scores
 
 torch.set_num_threads(1)
 ROWS, WIDTH, VOCABULARY = 37, 16, 53
@@ -141,3 +141,31 @@ def test_no_tensor_ever_holds_the_logits_of_all_rows(upstream: str) -> None:
     with Largest() as largest:
         gradients(plain(hidden, weight, offset, targets), UPSTREAM[upstream], leaves)
     assert largest.elements == ROWS * VOCABULARY
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_are_the_likelihood_the_largest_probability_and_whether_it_is_the_targets(
+    bias: bool, dtype: torch.dtype
+) -> None:
+    hidden, weight, offset, targets = inputs(bias=bias, dtype=dtype)
+    known = targets != IGNORE
+    log_p = F.linear(hidden[known], weight, offset).log_softmax(-1)
+    targets = targets[known]
+    targets[::3] = log_p.argmax(1)[::3]
+    found = linear_scores(hidden[known], weight, offset, targets)
+    torch.testing.assert_close(found[:, 0], -log_p.gather(1, targets[:, None])[:, 0].detach())
+    torch.testing.assert_close(found[:, 1], log_p.amax(1).detach())
+    assert torch.equal(found[:, 2], (log_p.argmax(1) == targets).to(dtype))
+    assert found.dtype == dtype
+    assert not found.requires_grad
+
+
+def test_of_equally_likely_classes_the_first_is_the_guess() -> None:
+    found = linear_scores(torch.zeros(4, WIDTH), torch.zeros(VOCABULARY, WIDTH), None, torch.tensor([0, 1, 2, 0]))
+    assert found[:, 2].tolist() == [1, 0, 0, 1]
+
+
+def test_scores_of_no_row_are_none() -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    assert linear_scores(torch.zeros(0, WIDTH), torch.zeros(VOCABULARY, WIDTH), None, empty).shape == (0, 3)

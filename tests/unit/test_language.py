@@ -1,5 +1,6 @@
 """Perplexity by rolling window: against the loop that Hugging Face documents, and on any number of ranks."""
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +16,21 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from configs.folder import RunFolder
 from configs.schema import RunConfig
-from data.manifest import Manifest
+from data.manifest import Manifest, split_digest
+from data.shards import ShardReader
 from tests.peers import gpt2_weights
 from tests.tiny import ALONE, Ids, on_ranks, open_readers, random_documents, tiny_run, write_dataset
 from trainer.checkpoint import load_weights
 from trainer.distributed import World
+from trainer.evaluation.calibration import calibration_error, confidence_sums
 from trainer.evaluation.contract import Result
-from trainer.evaluation.language import evaluate, read_documents, rolling_windows
+from trainer.evaluation.language import evaluate, read_documents
 from trainer.evaluation.ngram import KneserNey
+from trainer.evaluation.windows import rolling_windows
+from trainer.models import heads
+from trainer.models.cross_entropy import linear_scores
 from trainer.tasks import build_task
+from trainer.tasks.causal_lm import CausalLM
 
 BLOCK = 15
 LENGTHS = (1, 2, 9, BLOCK - 1, BLOCK, BLOCK + 1, 40)
@@ -95,10 +102,10 @@ class Prepared:
             **{"data__block_tokens": BLOCK, "task__model": model, "task__evaluation__sampling": None} | overrides
         )
 
-    def evaluate(self, world: World = ALONE, **overrides: object) -> Result:
+    def evaluate(self, world: World = ALONE, *, net: nn.Module | None = None, **overrides: object) -> Result:
         run = self.run(**{f"task__evaluation__{key}": value for key, value in overrides.items()})
         task = build_task(run, self.manifest)
-        return evaluate(run, self.folder, self.manifest, self.readers, task, {"model": self.ours}, world)
+        return evaluate(run, self.folder, self.manifest, self.readers, task, {"model": net or self.ours}, world)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +114,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def values(result: Result) -> dict[str, float]:
-    return {metric.name: metric.value for metric in result.metrics}
+    return {metric.name: metric.value for metric in result.metrics if metric.value is not None}
+
+
+def errors(result: Result) -> dict[str, float]:
+    return {metric.name: metric.stderr for metric in result.metrics if metric.stderr is not None}
 
 
 @torch.inference_mode()
@@ -157,19 +168,17 @@ def test_the_result_is_the_same_for_any_batch_of_windows(prepared: Prepared, bat
     other = prepared.evaluate(stride_tokens=4, baseline_order=0, batch_windows=batch_windows)
     assert values(other) == pytest.approx(values(base), rel=1e-6)
     assert other.protocols == base.protocols
-    for ours, theirs in zip(other.metrics, base.metrics, strict=True):
-        assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-12)
+    assert errors(other) == pytest.approx(errors(base), rel=1e-5, abs=1e-12)
 
 
-@pytest.mark.parametrize(("size", "stride"), [(2, 4), (3, 4), (20, BLOCK)])  # the last: more ranks than windows
+@pytest.mark.parametrize(("size", "stride"), [(2, 4), (4, 4), (20, BLOCK)])  # the last: more ranks than windows
 def test_the_result_is_the_same_on_any_number_of_ranks(prepared: Prepared, size: int, stride: int) -> None:
     results = on_ranks(size, lambda world: prepared.evaluate(world, stride_tokens=stride, baseline_order=2))
     alone = prepared.evaluate(stride_tokens=stride, baseline_order=2)
     for result in results:
         assert values(result) == pytest.approx(values(alone), rel=1e-6)
-        for ours, theirs in zip(result.metrics, alone.metrics, strict=True):
-            assert ours.n == theirs.n
-            assert ours.stderr == pytest.approx(theirs.stderr, rel=1e-4, abs=1e-12)
+        assert errors(result) == pytest.approx(errors(alone), rel=1e-4, abs=1e-12)
+        assert [metric.n for metric in result.metrics] == [metric.n for metric in alone.metrics]
 
 
 def mean_nll(per_document: Sequence[np.ndarray[Any, Any]]) -> float:
@@ -179,7 +188,8 @@ def mean_nll(per_document: Sequence[np.ndarray[Any, Any]]) -> float:
 def test_the_baselines_score_the_same_tokens_under_the_same_protocol(prepared: Prepared) -> None:
     result = prepared.evaluate(stride_tokens=8, baseline_order=3)
     names = ["test", *(f"baseline/{name}" for name in ("uniform", "unigram", "bigram", "trigram"))]
-    assert [metric.name for metric in result.metrics] == [f"{name}/{metric}" for name in names for metric in METRICS]
+    of_text = [metric.name for metric in result.metrics if metric.name != "test/calibration_error"]
+    assert of_text == [f"{name}/{metric}" for name in names for metric in METRICS]
     assert {metric.n for metric in result.metrics} == {sum(LENGTHS)}
     assert {metric.protocol for metric in result.metrics} == set(result.protocols)
     assert len(result.protocols) == 1
@@ -213,3 +223,83 @@ def test_only_the_first_rank_writes_samples(prepared: Prepared, tmp_path: Path) 
     sampling = "{prompts: ['the king'], max_tokens: 3}"
     results = on_ranks(2, lambda world: prepared.evaluate(world, sampling=sampling, baseline_order=0))
     assert [len(result.samples) for result in results] == [1, 0]
+
+
+@torch.inference_mode()
+def test_the_calibration_is_that_of_the_likeliest_next_token_of_every_window(prepared: Prepared) -> None:
+    confidence, correct = [], []
+    for document in prepared.documents:
+        ids = torch.from_numpy(np.append(prepared.end, document))
+        for begin, end, scored in rolling_windows(len(ids), BLOCK + 1, 8):
+            p = prepared.ours(ids[None, begin : end - 1])[0, -scored:].softmax(-1).max(-1)
+            confidence.append(p.values)
+            correct.append(p.indices == ids[end - scored : end])
+    sums = confidence_sums(torch.cat(confidence), torch.cat(correct))
+    expected = calibration_error({name: float(value) for name, value in sums.items()})
+    result = prepared.evaluate(stride_tokens=8, baseline_order=0)
+    assert values(result)["test/calibration_error"] == pytest.approx(expected, abs=1e-6)
+    assert sum(float(value) for name, value in sums.items() if "count" in name) == sum(LENGTHS)
+
+
+def test_units_are_documents_and_make_up_the_loss(prepared: Prepared) -> None:
+    result = prepared.evaluate(stride_tokens=8, baseline_order=0)
+    units = result.units["test/loss"]
+    assert units.ids.tolist() == list(range(len(LENGTHS)))
+    assert units.sizes.tolist() == list(LENGTHS)
+    assert values(result)["test/loss"] == pytest.approx(units.sums.sum() / units.sizes.sum(), rel=1e-12)
+
+
+def test_figures_and_units_are_on_the_first_rank_alone_and_no_other_for_more_ranks(prepared: Prepared) -> None:
+    alone = prepared.evaluate(stride_tokens=8, baseline_order=1)
+    first, second = on_ranks(2, lambda world: prepared.evaluate(world, stride_tokens=8, baseline_order=1))
+    assert [figure["kind"] for figure in first.figures] == ["bars", "table", "bars", "table"]
+    assert [figure["title"] for figure in first.figures] == [figure["title"] for figure in alone.figures]
+    assert first.units["test/loss"].sums == pytest.approx(alone.units["test/loss"].sums, rel=1e-6)
+    assert (second.figures, second.units) == ((), {})
+
+
+def test_the_baselines_name_what_they_were_counted_on_outside_of_the_protocol(prepared: Prepared) -> None:
+    result = prepared.evaluate(stride_tokens=8, baseline_order=2)
+    train = split_digest(prepared.manifest, "train")[:16]
+    assert [row[2] for row in result.figures[-1]["rows"]] == ["nothing", *[f"train split {train}"] * 2]
+    assert train not in str(result.protocols)
+
+
+def test_an_empty_test_split_leaves_every_metric_undefined_and_says_why(prepared: Prepared) -> None:
+    run = prepared.run()
+    nothing = prepared.readers | {"test": ShardReader(prepared.folder.data, (), prepared.manifest.fields)}
+    task, nets = build_task(run, prepared.manifest), {"model": prepared.ours}
+    result = evaluate(run, prepared.folder, prepared.manifest, nothing, task, nets, ALONE)
+    assert {metric.undefined for metric in result.metrics} == {"the split has no token to score"}
+    assert not result.units
+
+
+def test_outputs_that_are_no_numbers_leave_the_models_metrics_undefined_and_not_the_baselines(
+    prepared: Prepared,
+) -> None:
+    broken = copy.deepcopy(prepared.ours)
+    broken.get_parameter("norm.weight").data[0] = math.nan
+    sampling = "{prompts: ['the king'], max_tokens: 3}"
+    result = prepared.evaluate(net=broken, stride_tokens=8, baseline_order=1, sampling=sampling)
+    for metric in result.metrics:
+        assert (metric.undefined is not None) == metric.name.startswith("test/")
+        assert metric.undefined is None or "add up to nan" in metric.undefined
+    assert (result.units, result.samples) == ({}, ())
+
+
+def test_the_output_layer_sees_the_scored_tokens_alone(prepared: Prepared) -> None:
+    task = build_task(prepared.run(), prepared.manifest)
+    assert isinstance(task, CausalLM)
+    rows: list[int] = []
+    ids = prepared.documents[-1]
+    samples = [
+        {"id": n, "position": n, "tokens": ids[: BLOCK + 1 - n], "scored": scored} for n, scored in ((0, 4), (5, 2))
+    ]
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(
+            heads, "linear_scores", lambda hidden, *rest: rows.append(len(hidden)) or linear_scores(hidden, *rest)
+        )
+        together, _ = task.score({"model": prepared.ours}, task.collate(samples))
+        alone = [task.score({"model": prepared.ours}, task.collate([each]))[0] for each in samples]
+    assert rows == [6, 4, 2]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-6, atol=1e-6)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from configs.folder import RunFolder
 from configs.schema import RunConfig
@@ -22,14 +23,16 @@ from trainer.models.cross_entropy import IGNORE
 from trainer.tasks import build_task
 from trainer.tasks.masked_lm import MaskedLM
 
+DEMO = next(path for path in CONFIGS if path.stem == "demo-mlm")
+
 
 class Prepared:
     """Shards of a few generated texts, and a small encoder of random weights."""
 
     def __init__(self, root: Path) -> None:
         source = f"{{kind: files, paths: ['{write_texts(root / 'raw')}'], document: line}}"
-        path = next(path for path in CONFIGS if path.stem == "demo-mlm")
-        self.run: RunConfig = shrink(path, data__source=source, data__packing="document")
+        self.settings = {"data__source": source, "data__packing": "document"}
+        self.run: RunConfig = shrink(DEMO, **self.settings)
         self.folder = RunFolder(root / "run")
         self.folder.logs.mkdir(parents=True)
         prepare(self.run, self.folder)
@@ -41,9 +44,10 @@ class Prepared:
         seed_all(0)
         self.net = task.networks()["model"].eval()
 
-    def evaluate(self, world: World = ALONE) -> Result:
-        nets = {"model": self.net}
-        return evaluate(self.run, self.folder, self.manifest, self.readers, self.task, nets, world)
+    def evaluate(self, world: World = ALONE, *, net: nn.Module | None = None, **changes: int) -> Result:
+        run = shrink(DEMO, **self.settings, **changes) if changes else self.run
+        nets = {"model": net or self.net}
+        return evaluate(run, self.folder, self.manifest, self.readers, self.task, nets, world)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def targets_of(prepared: Prepared) -> list[np.ndarray]:
 def test_the_test_split_is_scored_beside_the_unigram_baseline(prepared: Prepared) -> None:
     result = prepared.evaluate()
     names = ("accuracy", "loss", "masked_perplexity")
-    values = {metric.name: metric.value for metric in result.metrics}
+    values = {metric.name: metric.value for metric in result.metrics if metric.value is not None}
     assert list(values) == [f"{subject}/{name}" for subject in ("test", "baseline/unigram") for name in names]
     assert {metric.protocol for metric in result.metrics} == set(result.protocols)
     assert {metric.n for metric in result.metrics} == {sum(map(len, targets_of(prepared)))}
@@ -91,6 +95,13 @@ def test_the_baseline_is_that_of_the_shares_in_the_train_split(prepared: Prepare
     assert sums["clusters"] == len(prepared.readers["test"])
 
 
+def test_an_empty_test_split_leaves_every_metric_undefined_and_says_why(prepared: Prepared) -> None:
+    readers = prepared.readers | {"test": ShardReader(prepared.folder.data, (), prepared.manifest.fields)}
+    nets = {"model": prepared.net}
+    result = evaluate(prepared.run, prepared.folder, prepared.manifest, readers, prepared.task, nets, ALONE)
+    assert {metric.undefined for metric in result.metrics} == {"the split has no token to score"}
+
+
 def test_errors_are_those_of_ratios_over_samples() -> None:
     tokens, correct = np.array([3.0, 5.0, 2.0, 4.0]), np.array([1.0, 4.0, 0.0, 2.0])
     nll = np.array([9.0, 8.0, 7.0, 6.0])
@@ -104,6 +115,7 @@ def test_errors_are_those_of_ratios_over_samples() -> None:
         error = math.sqrt(((each - ratio * tokens) ** 2).sum() * 4 / 3) / tokens.sum()
         assert got[f"test/{name}"] == pytest.approx((ratio, error))
     loss, error = got["test/loss"]
+    assert loss is not None
     assert error is not None
     assert got["test/masked_perplexity"] == pytest.approx((math.exp(loss), error * math.exp(loss)))
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,20 @@ from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from data.manifest import Manifest, Split, split_digest
 from data.packing import Ids, unpack
-from data.progress import Progress, rate, say
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.contract import Result, cluster_sums, ratio_stderr
+from trainer.evaluation.baselines import describe_baselines, score_baselines, window_sums
+from trainer.evaluation.calibration import BINS, calibration_error, reliability
+from trainer.evaluation.contract import Result, ratio_stderr
+from trainer.evaluation.documents import document_figures, document_units
 from trainer.evaluation.generate import generate
-from trainer.evaluation.ngram import KneserNey
-from trainer.evaluation.score import score
-from trainer.task import Batch, Sample, Task
+from trainer.evaluation.likelihood import lacking
+from trainer.evaluation.windows import score_windows, windows_of
+from trainer.task import Task
+from trainer.tasks.causal_lm import CausalLM
 
 LARGEST = sys.float_info.max  # JSON has no infinity
-ORDERS = ("uniform", "unigram", "bigram", "trigram", "fourgram")
 
 
 def evaluate(
@@ -40,23 +42,36 @@ def evaluate(
     world: World,
 ) -> Result:
     """The test split's metrics for the model and the baselines, under one protocol, and text it writes."""
-    config, end = settings(run), manifest.text.end_of_document_id
+    assert isinstance(task, CausalLM)
+    config, end, split = settings(run), manifest.text.end_of_document_id, manifest.splits["test"]
     documents = read_documents(readers["test"], end)
-    windows = [
-        Window(document=d, begin=b, end=e, scored=s)
-        for d, document in enumerate(documents)
-        for b, e, s in rolling_windows(len(document) + 1, manifest.block_tokens + 1, config.stride_tokens)
-    ]
+    windows = windows_of(documents, tokens=manifest.block_tokens, stride=config.stride_tokens)
     protocol = describe_protocol(run, manifest)
     identifier = protocol_id(protocol)
-    split = manifest.splits["test"]
-    batches = _batches(windows, documents, end, task, config, world)
-    sums = score(task, nets, batches, world)
-    metrics = language_metrics("test", sums, split, identifier)
-    for name, baseline in score_baselines(config, manifest, readers, documents, windows, world).items():
-        metrics += language_metrics(f"baseline/{name}", baseline, split, identifier)
-    samples = write_samples(run, folder, manifest, nets["model"], world) if world.rank == 0 else ()
-    return Result(tuple(metrics), {identifier: protocol}, tuple(samples))
+    nll, calibration = score_windows(
+        task, nets, windows, documents, end=end, batch_windows=config.batch_windows, world=world
+    )
+    metrics = language_metrics(
+        "test", {name: float(total) for name, total in window_sums(nll, windows).items()}, split, identifier
+    )
+    metrics.append(calibration_metric(calibration, metrics[0]))
+    training = read_documents(readers["train"], end)
+    baselines = score_baselines(config.baseline_order, manifest, training, documents, windows, world)
+    for name, of_baseline in baselines.items():
+        metrics += language_metrics(f"baseline/{name}", of_baseline, split, identifier)
+    if world.rank:
+        return Result(tuple(metrics), {identifier: protocol})
+    about = describe_baselines(config.baseline_order, manifest)
+    if metrics[0].undefined:  # nor can a network whose outputs are no numbers write
+        return Result(tuple(metrics), {identifier: protocol}, figures=(about,))
+    units = document_units(windows, nll)
+    figures = (
+        reliability(calibration, "Probability of the likeliest next token"),
+        *document_figures(documents, units, Tokenizer.from_file(str(folder.tokenizer))),
+        about,
+    )
+    samples = write_samples(run, folder, manifest, nets["model"], world)
+    return Result(tuple(metrics), {identifier: protocol}, tuple(samples), figures, {"test/loss": units})
 
 
 def settings(run: RunConfig) -> LanguageEvaluation:
@@ -65,32 +80,10 @@ def settings(run: RunConfig) -> LanguageEvaluation:
     return run.task.evaluation
 
 
-class Window(tuple[int, int, int, int]):
-    """Part of a document, [begin, end) of its ids after the start token, whose last `scored` ids count."""
-
-    __slots__ = ()
-
-    def __new__(cls, *, document: int, begin: int, end: int, scored: int) -> "Window":
-        return super().__new__(cls, (document, begin, end, scored))
-
-
-def rolling_windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, end, scored) over `length` ids: each but the first is scored once, with the longest context there is.
-
-    The last `scored` ids of each window count; windows move by `stride`.
-    """
-    done = 1
-    for begin in range(0, length, stride):
-        end = min(begin + window, length)
-        if end > done:
-            yield begin, end, end - done
-        done = end
-        if end == length:
-            return
-
-
 def read_documents(reader: ShardReader, end: int) -> list[Ids]:
     """A split's documents as ids, each with its end-of-document token."""
+    if not len(reader):
+        return []
     return unpack((decode(sample)["tokens"].astype(np.int64) for sample in reader), end)
 
 
@@ -108,87 +101,48 @@ def describe_protocol(run: RunConfig, manifest: Manifest) -> dict[str, Any]:
         "bytes": "UTF-8 of the normalised documents",
         "words": "runs of characters between white space",
         "stderr": "ratio estimator over windows",
+        "calibration": f"{BINS} bins of equal width over the probability of the likeliest next token",
         "precision": "fp32 logits, fp64 sums",
     }
 
 
-def _batches(
-    windows: Sequence[Window], documents: Sequence[Ids], end: int, task: Task, config: LanguageEvaluation, world: World
-) -> Iterator[Batch]:
-    mine = windows[world.rank :: world.size]
-    progress = Progress("evaluate", len(mine), "windows", visible=world.rank == 0)
-    for start in range(0, len(mine), config.batch_windows):
-        chosen = mine[start : start + config.batch_windows]
-        yield task.collate([_sample(window, documents, end) for window in chosen])
-        if progress.due():
-            progress.show(start, rate(progress.per_s(start), "windows"))
-
-
-def _sample(window: Window, documents: Sequence[Ids], end: int) -> Sample:
-    document, begin, stop, scored = window
-    ids = documents[document]
-    tokens = ids[begin - 1 : stop - 1] if begin else np.concatenate([[end], ids[: stop - 1]])
-    return {"id": document, "position": begin, "tokens": tokens, "scored": scored}
-
-
 def language_metrics(prefix: str, sums: Mapping[str, float], split: Split, protocol: str) -> list[Metric]:
-    """loss, perplexity, word perplexity and bits per byte, with standard errors by the delta method."""
-    tokens = round(sums["tokens"])
-    loss, error = sums["nll"] / sums["tokens"], ratio_stderr(sums)
-    per_word, per_byte = tokens / split.words, tokens / split.bytes / math.log(2)
+    """loss, perplexity, word perplexity and bits per byte, with standard errors by the delta method.
 
-    def metric(name: str, value: float, slope: float, unit: str) -> Metric:
+    Undefined where no token was scored, where there is no word or byte to divide by, and where an output was no number.
+    """
+    tokens, problem = round(sums["tokens"]), lacking(sums["nll"], sums["tokens"])
+    loss, error = (math.nan, None) if problem else (sums["nll"] / sums["tokens"], ratio_stderr(sums))
+
+    def metric(name: str, unit: str, amount: float, *, exponential: bool) -> Metric:
+        """Of the loss per `amount`, which counts what the unit divides by, or of its exponential."""
+        if problem or not amount:
+            reason = problem or f"there is nothing to divide by in {unit}: the split holds none"
+            return Metric(f"{prefix}/{name}", None, None, tokens, unit, "lower", protocol, undefined=reason)
+        share = tokens / amount
+        value = safe_exp(loss * share) if exponential else loss * share
+        slope = value * share if exponential else share
         stderr = None if error is None else min(error * min(slope, LARGEST), LARGEST)
         return Metric(f"{prefix}/{name}", value, stderr, tokens, unit, "lower", protocol)
 
-    perplexity, word_perplexity = safe_exp(loss), safe_exp(loss * per_word)
     return [
-        metric("loss", loss, 1.0, "nats/token"),
-        metric("perplexity", perplexity, perplexity, "1/token"),
-        metric("word_perplexity", word_perplexity, word_perplexity * per_word, "1/word"),
-        metric("bits_per_byte", loss * per_byte, per_byte, "bits/byte"),
+        metric("loss", "nats/token", tokens, exponential=False),
+        metric("perplexity", "1/token", tokens, exponential=True),
+        metric("word_perplexity", "1/word", split.words, exponential=True),
+        metric("bits_per_byte", "bits/byte", split.bytes * math.log(2), exponential=False),
     ]
+
+
+def calibration_metric(sums: Mapping[str, float], loss: Metric) -> Metric:
+    """The expected calibration error over the tokens of a loss, undefined where that is."""
+    value = calibration_error(sums) if loss.undefined is None else None
+    name = f"{loss.name.rpartition('/')[0]}/calibration_error"
+    return Metric(name, value, None, loss.n, "share", "lower", loss.protocol, undefined=loss.undefined)
 
 
 def safe_exp(value: float) -> float:
     """exp, or about the largest float."""
     return math.exp(min(value, 709.0))
-
-
-def score_baselines(
-    config: LanguageEvaluation,
-    manifest: Manifest,
-    readers: Mapping[str, ShardReader],
-    documents: Sequence[Ids],
-    windows: Sequence[Window],
-    world: World,
-) -> dict[str, dict[str, float]]:
-    """Sums of each baseline over the same windows' scored tokens; the ranks take turns with the orders."""
-    end, size = manifest.text.end_of_document_id, manifest.text.vocabulary_size
-    training = read_documents(readers["train"], end)
-    results: dict[str, dict[str, float]] = {}
-    zero = {name: torch.zeros((), dtype=torch.float64) for name in cluster_sums(torch.zeros(1), torch.zeros(1))}
-    for order in range(config.baseline_order + 1):
-        if order % world.size == world.rank:
-            if order:
-                say("evaluate", f"counting {ORDERS[order]}s for the baseline")
-                model = KneserNey(training, order=order, vocabulary_size=size, boundary=end)
-                per_token = [model.nll(document) for document in documents]
-            else:
-                per_token = [np.full(len(document), math.log(size)) for document in documents]
-            mine = cluster_sums(*window_sums(per_token, windows))
-        else:
-            mine = zero
-        results[ORDERS[order]] = world.sum_all(mine)
-    return results
-
-
-def window_sums(
-    per_token: Sequence[np.ndarray[Any, Any]], windows: Sequence[Window]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood and number of the scored tokens of each window, both [windows] float64."""
-    nll = [per_token[d][stop - 1 - scored : stop - 1].sum() for d, _, stop, scored in windows]
-    return torch.tensor(nll, dtype=torch.float64), torch.tensor([float(w[3]) for w in windows], dtype=torch.float64)
 
 
 def write_samples(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,20 @@ from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
 from trainer.evaluation.contract import Result, ratio_stderr
+from trainer.evaluation.likelihood import lacking
+from trainer.evaluation.pseudo import pseudo_metrics
 from trainer.evaluation.score import score_split
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
 from trainer.tasks.masked_lm import MaskedLM, hidden_logits, masked_sums
+
+KINDS: tuple[tuple[str, str, Literal["lower", "higher"]], ...] = (
+    ("accuracy", "share", "higher"),
+    ("loss", "nats/token", "lower"),
+    ("masked_perplexity", "1/token", "lower"),
+)
+"""Metrics of hidden tokens: name, unit, what is better"""
 
 
 def evaluate(
@@ -41,16 +50,32 @@ def evaluate(
     config = run.task.evaluation
     protocol = describe_protocol(run.task, manifest)
     identifier = protocol_id(protocol)
+    if not len(readers["test"]):
+        nothing = {name: float(total) for name, total in masked_sums(*torch.zeros(3, 0)).items()}
+        return Result(tuple(masked_metrics("test", nothing, identifier)), {identifier: protocol})
     sums = score_split(task, nets, readers["test"], world, batch=config.batch_blocks, limit=None)
     shares = unigram(readers["train"], task, world)
     baseline = score_unigram(readers["test"], task, shares, world, batch=config.batch_blocks)
     metrics = masked_metrics("test", sums, identifier)
     metrics += masked_metrics("baseline/unigram", baseline, identifier)
+    protocols = {identifier: protocol}
+    if count := config.pseudo_documents:
+        more, theirs = pseudo_metrics(
+            task,
+            nets,
+            readers["test"],
+            manifest,
+            shares,
+            samples=count,
+            batch=config.batch_blocks,
+            world=world,
+        )
+        metrics, protocols = metrics + more, protocols | theirs
     samples: list[dict[str, str]] = []
     if world.rank == 0 and config.examples:
         tokenizer = Tokenizer.from_file(str(folder.tokenizer))
         samples = show_examples(readers["test"], task, nets["model"], tokenizer, world, examples=config.examples)
-    return Result(tuple(metrics), {identifier: protocol}, tuple(samples))
+    return Result(tuple(metrics), protocols, tuple(samples))
 
 
 def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, Any]:
@@ -74,17 +99,19 @@ def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, A
 
 
 def masked_metrics(prefix: str, sums: Mapping[str, float], protocol: str) -> list[Metric]:
-    """accuracy, loss and its exponential over hidden tokens, with standard errors over samples."""
-    tokens, loss = round(sums["tokens"]), sums["nll"] / sums["tokens"]
+    """accuracy, loss and its exponential over hidden tokens, with standard errors over samples; or why they lack."""
+    tokens = round(sums["tokens"])
+    if problem := lacking(sums["nll"], tokens):
+        return [Metric(f"{prefix}/{n}", None, None, tokens, u, b, protocol, undefined=problem) for n, u, b in KINDS]
+    loss = sums["nll"] / sums["tokens"]
     perplexity = math.exp(min(loss, 700.0))
     error = ratio_stderr(sums)
     found = {name: sums[name.replace("nll", "correct")] for name in sums if "correct" not in name}
     errors = (ratio_stderr(found), error, None if error is None else error * perplexity)
     values = (sums["correct"] / sums["tokens"], loss, perplexity)
-    kinds = (("accuracy", "share"), ("loss", "nats/token"), ("masked_perplexity", "1/token"))
     return [
-        Metric(f"{prefix}/{name}", value, stderr, tokens, unit, "higher" if unit == "share" else "lower", protocol)
-        for (name, unit), value, stderr in zip(kinds, values, errors, strict=True)
+        Metric(f"{prefix}/{name}", value, stderr, tokens, unit, better, protocol)
+        for (name, unit, better), value, stderr in zip(KINDS, values, errors, strict=True)
     ]
 
 

@@ -35,6 +35,30 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     return _over_chunks(hidden, weight, bias, targets, None, product, (False, False, False))[0]
 
 
+@torch.no_grad()
+@torch.compiler.disable()
+def linear_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """What an evaluation asks of each row of hidden weight' + bias: hidden [N, D], weight [V, D], targets [N] int64.
+
+    Returns [N, 3] float32, or float64 where the products are: -log softmax at the target, the largest log softmax, and
+    1 where that is the target's (the first of equal ones counts) or 0. Every row has a target. Without a gradient.
+    """
+    product = _product_type(hidden)
+    exact, output = torch.promote_types(product, torch.float32), weight.to(product)
+    offset = None if bias is None else bias.to(product)
+    found = torch.empty(len(targets), 3, dtype=exact, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part, scores, exact_scores in _chunks(len(targets), output, exact):
+            _outputs(hidden[part].to(product), output, offset, scores)  # [n, V]
+            log_p = torch.log_softmax(scores, dim=-1, dtype=exact, out=exact_scores)
+            own, largest = log_p.gather(1, targets[part, None]).squeeze(1), log_p.amax(1)
+            right = own == largest
+            few = right.nonzero().squeeze(1)  # argmax is five times as slow as amax, and needed for these alone
+            right[few] = log_p[few].argmax(1) == targets[part][few]
+            found[part] = torch.stack((-own, largest, right.to(exact)), dim=1)
+    return found
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.models.cross_entropy import IGNORE, linear_cross_entropy
+from trainer.models.cross_entropy import IGNORE, linear_cross_entropy, linear_scores
 
 
 class LanguageShape(Protocol):
@@ -30,6 +30,9 @@ class LanguageHead(nn.Module):
     The likelihood is float32 and 0 where the target is IGNORE; all logits are never held at once. With head_transform
     the output, which has a bias then, reads a dense layer, GELU and a norm (Devlin et al., 2019). A transformer with
     tied embeddings puts its own in the place of `weight`.
+
+    With scores, what `linear_scores` says of each token instead, [B, T, 3], 0 where the target is IGNORE; nothing is
+    computed of those. There is no gradient then.
     """
 
     def __init__(self, shape: LanguageShape, *, vocabulary_size: int) -> None:
@@ -38,10 +41,21 @@ class LanguageHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, shape.width))
         self.bias = nn.Parameter(torch.zeros(vocabulary_size)) if shape.head_transform else None
 
-    def forward(self, features: Tensor, targets: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        scores: bool = False,
+    ) -> Tensor:
         if targets is None:
             return F.linear(self.read(features), self.weight, self.bias)
         flat, wanted = features.flatten(0, 1), targets.flatten()  # [N, D], [N]
+        if scores:
+            known = torch.nonzero(wanted != IGNORE)[:, 0]
+            found = linear_scores(self.read(flat[known]), self.weight, self.bias, wanted[known])  # [known, 3]
+            return found.new_zeros(len(wanted), 3).index_copy(0, known, found).view(*targets.shape, 3)
         rows = torch.nonzero(wanted != IGNORE)[:, 0] if flat.is_cpu else None  # else the host would wait for a count
         if rows is None or len(rows) == len(wanted):
             return linear_cross_entropy(self.read(flat), self.weight, self.bias, wanted).view(targets.shape)

@@ -146,11 +146,18 @@ class Transformer(nn.Module):
             x = x + self.token_types.weight[0]
         return self.embedding_norm(x) if self.embedding_norm is not None else x
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        documents: Tensor | None = None,
+        **asked: bool,
+    ) -> Tensor:
+        """`asked` is the head's own, as a language head's `scores`."""
         share = self._share()
         if targets is not None and share.parts > 1:
             targets = filled(targets, share.parts, IGNORE)[:, own_places(tokens.shape[1], share)]
-        return self.head(self.features(tokens, documents), targets, documents)
+        return self.head(self.features(tokens, documents), targets, documents, **asked)
 
     def _share(self) -> Share:
         return self.share if self.training else WHOLE

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.language import CausalLMConfig
 from data.manifest import Manifest
+from trainer.evaluation.calibration import confidence_sums
 from trainer.evaluation.contract import cluster_sums
 from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import LanguageHead
@@ -60,6 +61,17 @@ class CausalLM:
         """Sums of the negative log-likelihood in nats, with what its standard error over samples needs."""
         per_sample = _nll(nets["model"], batch).sum(1, dtype=torch.float64)  # [B]
         return cluster_sums(per_sample, (batch.tensors["targets"] != IGNORE).sum(1).double())
+
+    def score(self, nets: Networks, batch: Batch) -> tuple[Tensor, Sums]:
+        """The negative log-likelihood of each sample's targets in nats [B] float64, and how calibrated the model is.
+
+        The output layer computes logits of the targets alone.
+        """
+        tensors = batch.tensors
+        targets, documents = tensors["targets"], tensors.get("documents")
+        found: Tensor = nets["model"](tensors["tokens"], targets, documents, scores=True)  # [B, T, 3]
+        likeliest = found[targets != IGNORE]  # [N, 3]
+        return found[..., 0].sum(1, dtype=torch.float64), confidence_sums(likeliest[:, 1].exp(), likeliest[:, 2])
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         loss = sums["nll"] / sums["tokens"]

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -67,8 +66,21 @@ class MaskedLM:
         that read one way, and left out. documents [B, T] is there when attention has to stay inside documents or away
         from padding: the document of each token, PADDING past a sample's end.
         """
-        rows = [np.asarray(sample["tokens"], dtype=np.int64) for sample in samples]
+        rows = [_row(sample) for sample in samples]
         hidden = [self.hide(row[1:], sample["position"]) for row, sample in zip(rows, samples, strict=True)]
+        return self._batch(samples, rows, hidden)
+
+    def collate_alone(self, samples: Sequence[Sample], places: Ids) -> Batch:
+        """The same of samples each of whose tokens one is hidden: that at its place, after the first token."""
+        rows, hidden = [_row(sample) for sample in samples], []
+        for row, place in zip(rows, places.tolist(), strict=True):
+            inputs, targets = row[1:].copy(), np.full(len(row) - 1, IGNORE)
+            inputs[place], targets[place] = self.mask, inputs[place]
+            hidden.append((inputs, targets))
+        return self._batch(samples, rows, hidden)
+
+    def _batch(self, samples: Sequence[Sample], rows: Sequence[Ids], hidden: Sequence[tuple[Ids, Ids]]) -> Batch:
+        """From each sample's ids, and its inputs and targets."""
         tokens = padded([inputs for inputs, _ in hidden], self.pad)
         targets = padded([wanted for _, wanted in hidden], IGNORE)
         tensors = {"tokens": tokens, "targets": targets}
@@ -108,20 +120,24 @@ class MaskedLM:
 
     def evaluate(self, nets: Networks, batch: Batch) -> Sums:
         """Sums over hidden tokens of the negative log-likelihood in nats and of those found, with what errors need."""
-        targets = batch.tensors["targets"]
-        hidden = targets != IGNORE  # [B, T]
-        logits = hidden_logits(nets["model"], batch)  # [hidden, V]
-        wanted, rows = targets[hidden], hidden.nonzero()[:, 0]
-        nll = F.cross_entropy(logits, wanted, reduction="none").double()
-        found = (logits.argmax(1) == wanted).double()
-        zeros = nll.new_zeros(len(targets))
-        tokens = hidden.sum(1).double()  # [B]
-        return masked_sums(zeros.index_add(0, rows, nll), zeros.index_add(0, rows, found), tokens)
+        found = self.score(nets, batch)
+        tokens = (batch.tensors["targets"] != IGNORE).sum(1).double()  # [B]
+        return masked_sums(found[..., 0].sum(1), found[..., 2].sum(1), tokens)
+
+    def score(self, nets: Networks, batch: Batch) -> Tensor:
+        """What the head says of each hidden token, [B, T, 3] float64, 0 elsewhere; see `LanguageHead`."""
+        tensors = batch.tensors
+        found: Tensor = nets["model"](tensors["tokens"], tensors["targets"], tensors.get("documents"), scores=True)
+        return found.double()
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         loss = sums["nll"] / sums["tokens"]
         accuracy = sums["correct"] / sums["tokens"]
         return {"loss": loss, "accuracy": accuracy, "masked_perplexity": math.exp(min(loss, 700.0))}
+
+
+def _row(sample: Sample) -> Ids:
+    return np.asarray(sample["tokens"], dtype=np.int64)
 
 
 def draws(position: int, kinds: int, count: int) -> NDArray[np.float64]:
