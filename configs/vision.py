@@ -205,6 +205,8 @@ class ClassificationEvaluation(Config):
 
     batch_images: Count = 256
     """Images per forward"""
+    top: Annotated[int, Field(ge=2)] = 5
+    """Guesses that top-k accuracy allows; it is taken where there are more classes"""
     mistakes: Annotated[int, Field(ge=0)] = 12
     """Wrongly classified test images that the report shows, the worst first"""
 

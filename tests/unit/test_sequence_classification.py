@@ -144,4 +144,9 @@ def test_sums_of_a_batch_are_those_of_its_texts_one_by_one(kind: str, pooling: s
     assert set(sums) == set(whole)
     for name, value in whole.items():
         assert float(sums[name]) == pytest.approx(float(value), rel=1e-5), name
-    assert set(task.metrics({name: float(value) for name, value in whole.items()})) == {"loss", "accuracy"}
+    assert set(task.metrics({name: float(value) for name, value in whole.items()})) == {
+        "loss",
+        "accuracy",
+        "balanced_accuracy",
+        "f1_macro",
+    }

@@ -18,8 +18,9 @@ from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
+from trainer.evaluation.calibration import BINS, calibration_error
 from trainer.evaluation.contract import Result, ratio_stderr
-from trainer.evaluation.score import score_split
+from trainer.evaluation.tag_survey import draw_tags, survey_tags
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
 from trainer.tasks.token_classification import TokenClassification, kind_names, tag_logits
@@ -40,20 +41,30 @@ def evaluate(
     """The test split's metrics for the model and for baselines, under one protocol, and its worst mistakes."""
     assert isinstance(run.task, TokenClassificationConfig)
     assert isinstance(task, TokenClassification)
-    config, test = run.task.evaluation, readers["test"]
+    config, test, kinds = run.task.evaluation, readers["test"], kind_names(manifest.tags)
     protocol = describe_protocol(manifest)
     identifier = protocol_id(protocol)
-    sums = score_split(task, nets, test, world, batch=config.batch_samples, limit=None)
-    metrics = token_metrics("test", sums, kind_names(manifest.tags), identifier)
+    survey = survey_tags(test, task, nets["model"], world, batch=config.batch_samples)
+    metrics = token_metrics("test", survey.sums, kinds, identifier)
+    metrics.insert(-1, calibration_metric("test", survey.sums, identifier))
     counts = count_tags(readers["train"], manifest, world)
     for name, table in (("majority", counts.sum(0, keepdim=True).expand_as(counts)), ("token", counts)):
         baseline = score_table(test, task, table, world, batch=config.batch_samples)
-        metrics += token_metrics(f"baseline/{name}", baseline, kind_names(manifest.tags), identifier)
+        metrics += token_metrics(f"baseline/{name}", baseline, kinds, identifier)
+    if world.rank:
+        return Result(tuple(metrics), {identifier: protocol})
     samples: Sequence[dict[str, str]] = ()
-    if world.rank == 0 and config.mistakes:
+    if config.mistakes:
         tokenizer = Tokenizer.from_file(str(folder.tokenizer))
         samples = show_mistakes(test, task, nets["model"], tokenizer, world, number=config.mistakes)
-    return Result(tuple(metrics), {identifier: protocol}, tuple(samples))
+    sound = undefined(survey.sums) is None
+    return Result(
+        tuple(metrics),
+        {identifier: protocol},
+        tuple(samples),
+        draw_tags(survey, manifest.tags, kinds) if sound else (),
+        survey.units() if sound else {},
+    )
 
 
 def describe_protocol(manifest: Manifest) -> dict[str, Any]:
@@ -69,32 +80,79 @@ def describe_protocol(manifest: Manifest) -> dict[str, Any]:
         "spans": "tokens on end of one kind, B- opens another; found when its kind, first and last token are right",
         "f1": "2 x found / (true + predicted), over all kinds of spans; none counts for O",
         "baselines": "the commonest tag, and each token's commonest tag in the train split, each counted once more",
+        "calibration_error": f"{BINS} bins of equal width of the largest probability",
         "stderr": "ratio estimator over samples",
         "precision": "fp32 logits, fp64 sums",
     }
 
 
+def undefined(sums: Mapping[str, float]) -> str | None:
+    """Why there are no metrics; None where there are."""
+    if not sums.get("tokens"):
+        return "no token of the split has a tag"
+    return None if math.isfinite(sums["nll"]) else "the scores of some tokens are not numbers"
+
+
 def token_metrics(prefix: str, sums: Mapping[str, float], kinds: Sequence[str], protocol: str) -> list[Metric]:
-    """f1 over all spans and by kind, precision, recall, accuracy over tokens and loss."""
+    """f1 over all spans, accuracy over tokens, precision, recall, f1 by kind, and loss."""
+    if why := undefined(sums):
+        names = ["f1", "accuracy", "precision", "recall", *(f"f1_{kind}" for kind in kinds)]
+        shares = [Metric(f"{prefix}/{name}", None, None, 0, "share", "higher", protocol, None, why) for name in names]
+        return [*shares, Metric(f"{prefix}/loss", None, None, 0, "nats/token", "lower", protocol, None, why)]
     tokens = round(sums["tokens"])
     true, predicted, found = (
         [sums[f"{name}/{number}"] for number in range(len(kinds))] for name in ("true", "predicted", "found")
     )
+    spans = round(sum(true))
 
-    def share(name: str, part: float, whole: float, stderr: float | None = None, n: int | None = None) -> Metric:
-        value, n = (part / whole if whole else 0.0), round(sum(true)) if n is None else n
-        return Metric(f"{prefix}/{name}", value, stderr, n, "share", "higher", protocol)
+    def ratio(name: str, key: str, n: int, why: str = "") -> Metric:
+        """The ratio whose sums over samples are below `key`."""
+        of = _below(sums, f"{key}/")
+        if not of["tokens"]:
+            return _share(prefix, name, None, None, n, protocol, why)
+        return _share(prefix, name, of["nll"] / of["tokens"], ratio_stderr(of), n, protocol, why)
 
-    of = {name: _below(sums, f"{name}/") for name in ("f1", "correct")}
-    f1 = share("f1", sums["f1/nll"], sums["f1/tokens"], ratio_stderr(of["f1"]) if sums["f1/tokens"] else None)
+    none = "the split has no span"
+    precision = ratio("precision", "span_precision", spans, f"{none}, and none is predicted")
+    if spans and not sum(predicted):
+        precision = _share(
+            prefix, "precision", 0.0, None, spans, protocol, ""
+        )  # as of classes that nothing is taken for
     by_kind = [
-        share(f"f1_{kind}", 2 * right, wanted + got, n=round(wanted))
+        _share(
+            prefix,
+            f"f1_{kind}",
+            2 * right / (wanted + got) if wanted + got else None,
+            None,
+            round(wanted),
+            protocol,
+            f"{none} of {kind}, and none is predicted",
+        )
         for kind, wanted, got, right in zip(kinds, true, predicted, found, strict=True)
     ]
-    accuracy = share("accuracy", sums["correct/nll"], sums["tokens"], ratio_stderr(of["correct"]), tokens)
     loss = Metric(f"{prefix}/loss", sums["nll"] / tokens, ratio_stderr(sums), tokens, "nats/token", "lower", protocol)
-    precision, recall = share("precision", sum(found), sum(predicted)), share("recall", sum(found), sum(true))
-    return [f1, accuracy, precision, recall, *by_kind, loss]
+    return [
+        ratio("f1", "f1", spans, f"{none}, and none is predicted"),
+        ratio("accuracy", "correct", tokens),
+        precision,
+        ratio("recall", "span_recall", spans, none),
+        *by_kind,
+        loss,
+    ]
+
+
+def _share(
+    prefix: str, name: str, value: float | None, stderr: float | None, n: int, protocol: str, why: str
+) -> Metric:
+    undefined = why if value is None else None
+    return Metric(f"{prefix}/{name}", value, stderr, n, "share", "higher", protocol, None, undefined)
+
+
+def calibration_metric(prefix: str, sums: Mapping[str, float], protocol: str) -> Metric:
+    why = undefined(sums)
+    value = None if why else calibration_error(sums)
+    tokens = round(sums.get("tokens", 0.0))
+    return Metric(f"{prefix}/calibration_error", value, None, tokens, "share", "lower", protocol, None, why)
 
 
 def _below(sums: Mapping[str, float], prefix: str) -> dict[str, float]:

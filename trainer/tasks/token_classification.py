@@ -86,16 +86,26 @@ class TokenClassification:
         right = (asked & (predicted == tags)).sum(1).double()
         sums = cluster_sums(nll, size)
         sums |= {f"correct/{name}": value for name, value in cluster_sums(right, size).items()}
-        truth = spans(torch.where(asked, tags, 0), self.kinds, self.openings)
-        guess = spans(torch.where(asked, predicted, 0), self.kinds, self.openings)
-        found = torch.where((truth == guess).all(0), truth[0], 0)
+        marks = self.begun_spans(predicted, tags)
         kinds = int(self.kinds.max()) + 1
-        for name, each in (("true", truth[0]), ("predicted", guess[0]), ("found", found)):
+        for name, each in zip(("true", "predicted", "found"), marks, strict=True):
             counts = torch.bincount(each.flatten(), minlength=kinds).double()[1:].unbind()
             sums |= {f"{name}/{number}": count for number, count in enumerate(counts)}
-        twice = 2 * (found > 0).sum(1).double()
-        both = ((truth[0] > 0).sum(1) + (guess[0] > 0).sum(1)).double()
-        return sums | {f"f1/{name}": value for name, value in cluster_sums(twice, both).items()}
+        true, guessed, found = ((each > 0).sum(1).double() for each in marks)  # spans of each sample
+        for name, part, whole in (
+            ("f1", 2 * found, true + guessed),
+            ("span_precision", found, guessed),
+            ("span_recall", found, true),
+        ):
+            sums |= {f"{name}/{key}": value for key, value in cluster_sums(part, whole).items()}
+        return sums
+
+    def begun_spans(self, predicted: Tensor, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where spans begin their kind, elsewhere 0, each [B, T]: true, predicted, and those that are both."""
+        asked = tags != IGNORE
+        truth = spans(torch.where(asked, tags, 0), self.kinds, self.openings)
+        guess = spans(torch.where(asked, predicted, 0), self.kinds, self.openings)
+        return truth[0], guess[0], torch.where((truth == guess).all(0), truth[0], 0)
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         spans_in_all = sums["f1/tokens"]
