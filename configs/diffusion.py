@@ -123,6 +123,38 @@ class DrawingConfig(Config):
     it"""
 
 
+class InceptionFeatures(Config):
+    """Inception v3 of 2015, which FID is defined by, with weights that are not shipped."""
+
+    kind: Literal["inception"]
+    weights: Name
+    """File of weights (.pth or .safetensors), or its http(s) address: the public pt_inception-2015-12-05-6726825d.pth;
+    with others the metrics have other names"""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Digest of that file; one with another is refused"""
+    resize: Literal["clean", "legacy"] = "clean"
+    """clean: bicubic with antialiasing, not rounded (Parmar et al., 2022); legacy: bilinear as TensorFlow 1 has it"""
+
+
+class Lite0Features(Config):
+    """EfficientNet-Lite0, whose weights come in a package (trainworks[features])."""
+
+    kind: Literal["lite0"]
+    resize: Literal["clean", "legacy"] = "clean"
+    """clean: bicubic with antialiasing, not rounded (Parmar et al., 2022); legacy: bilinear as TensorFlow 1 has it"""
+
+
+class RunFeatures(Config):
+    """The network of an image_classification run, before its last dense layer."""
+
+    kind: Literal["run"]
+    run: Name
+    """By the name of its folder beside this one, or by path"""
+
+
+FeaturesConfig = Annotated[InceptionFeatures | Lite0Features | RunFeatures, Field(discriminator="kind")]
+
+
 class DiffusionEvaluation(Config):
     """How a diffusion model is scored."""
 
@@ -135,6 +167,12 @@ class DiffusionEvaluation(Config):
     judge: Name | None = None
     """An image_classification run, by the name of its folder beside this one or by path, that says which class drawn
     images are of; none when not given"""
+    features: FeaturesConfig | None = None
+    """The network by whose features drawn images are compared with real ones; not compared when not given"""
+    reference: Literal["train", "test"] = "train"
+    """Split that drawn images are compared with; images of the other one, as many as are drawn, give the baseline"""
+    reference_images: Annotated[int, Field(ge=2)] = 50000
+    """Images of that split, evenly spaced in it; all where it has fewer"""
 
 
 class DiffusionConfig(Config):

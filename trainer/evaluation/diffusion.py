@@ -24,6 +24,8 @@ from trainer.diffusion.pictures import Pixels, grid
 from trainer.distributed import World
 from trainer.evaluation.classes import share_variance
 from trainer.evaluation.contract import Result
+from trainer.evaluation.generative.drawn import open_net, score_drawn
+from trainer.evaluation.generative.features.trained import require_same_images
 from trainer.evaluation.score import score, score_split
 from trainer.task import Batch, Task
 from trainer.tasks.diffusion import BINS, Diffusion
@@ -44,15 +46,18 @@ def evaluate(
     nets: Mapping[str, nn.Module],
     world: World,
 ) -> Result:
-    """The test split's loss; the share of drawn images that the judge recognises, beside that of real ones."""
+    """The test split's loss; of drawn images, beside real ones, the share that the judge recognises and the distances
+    from the reference."""
     assert isinstance(run.task, DiffusionConfig)
     assert isinstance(task, Diffusion)
     config = run.task.evaluation
     judge = find_judge(run, folder, manifest, world)
+    net = open_net(run, folder, manifest, world) if config.images else None
     sums = score_split(task, nets, readers["test"], world, batch=config.batch_images, limit=None)
     wishes = wishes_in_turn(config.images, len(manifest.classes) if run.task.conditional else 0)
     images = draw_share(run, task, nets["model"], wishes, world)
-    protocols, metrics = {}, []
+    protocols: dict[str, Mapping[str, Any]] = {}
+    metrics: list[Metric] = []
     recognised: Mapping[str, float] = {}
     if judge is not None and wishes:
         protocol = describe_drawing(run, judge)
@@ -63,12 +68,15 @@ def evaluate(
             recognition("samples", judge, recognised, len(wishes), protocol_id(protocol)),
             recognition("baseline/real", judge, real, len(readers["test"]), protocol_id(protocol)),
         ]
+    compared = score_drawn(run, folder, manifest, readers, images, net, world)
+    metrics += compared.metrics
+    protocols |= compared.protocols
     protocol = describe_loss(run.task, manifest)
     protocols[protocol_id(protocol)] = protocol
     metrics += loss_metrics(sums, protocol_id(protocol))
     shown = gather_first(images, wishes, config.shown, task.shape, world)
     samples = show(run, manifest, task, nets["model"], shown, recognised, world) if world.rank == 0 else ()
-    return Result(tuple(metrics), protocols, tuple(samples))
+    return Result(tuple(metrics), protocols, tuple(samples), units=compared.units)
 
 
 # --- the error ---
@@ -189,18 +197,8 @@ def find_judge(run: RunConfig, folder: RunFolder, manifest: Manifest, world: Wor
 
 def require_fit(judge: Trained, manifest: Manifest) -> None:
     """Raises DataError when the judge cannot be asked about this run's images."""
-    where, kind = f"task.evaluation.judge={judge.folder.path}", judge.run.task.kind
-    if kind != "image_classification":
-        raise DataError(f"{where} is a run of task.kind={kind}; name one of image_classification")
-    theirs, ours = judge.manifest.images, manifest.images
-    assert theirs
-    assert ours
-    shapes = [f"{each.height} x {each.width} x {each.channels}" for each in (theirs, ours)]
-    if shapes[0] != shapes[1]:
-        raise DataError(
-            f"{where} sees images of {shapes[0]} (height x width x channels), this run draws {shapes[1]}; "
-            "train a judge with the same data.images"
-        )
+    where = f"task.evaluation.judge={judge.folder.path}"
+    require_same_images(judge, manifest, where)
     if judge.manifest.classes != manifest.classes:
         known, asked = (", ".join(each.classes) for each in (judge.manifest, manifest))
         raise DataError(f"{where} knows the classes {known}; this run draws {asked}; train a judge on the same classes")

