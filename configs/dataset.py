@@ -242,25 +242,32 @@ class TokenizerFile(Config):
 
 
 class FoldConfig(Config):
-    """k-fold cross-validation: what is not test is divided into folds of about equal size."""
+    """k-fold cross-validation: what is neither test nor validation is divided into folds of about equal size.
 
-    rules: ClassVar = (rules.fold_exists,)
+    A model is trained from fresh weights for each fold, on the other ones, and scored on it.
+    """
+
+    rules: ClassVar = (rules.fold_exists, rules.repeats_are_whole)
 
     count: Annotated[int, Field(ge=2, le=100)]
     """Folds"""
-    held_out: Annotated[int, Field(ge=0)] = 0
-    """The fold that validates; the others train. One prepared data set serves all"""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """Times that everything is divided anew and each fold trained for"""
+    repeat: Annotated[int, Field(ge=0)] = 0
+    """The first division; another number draws another one, of the same samples"""
+    held_out: Annotated[int, Field(ge=0)] | None = None
+    """The one fold to train for, scored in place of the test split; all of them in turn when not given"""
 
 
 class SplitConfig(Config):
     """Which share of the samples is held out; a sample's place depends on its content or group and the seed alone."""
 
-    rules: ClassVar = (rules.room_for_training,)
+    rules: ClassVar = (rules.room_for_training, rules.something_is_tested, rules.folds_are_drawn_anew)
 
     validation: Fraction = 0.15
-    """Share of samples for choosing and watching; with folds, the held-out fold takes its place"""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of samples for the final numbers"""
+    """Share of samples for choosing and watching"""
+    test: Fraction = 0.15
+    """Share of samples for the final numbers; cross-validation leaves them untouched, and may go without"""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws another assignment"""
     stratify: bool = False
@@ -301,6 +308,7 @@ class TextData(_DataConfig):
         rules.weights_fit_window,
         rules.balanced_one_way,
         rules.tags_find_their_place,
+        rules.test_texts_are_there,
     )
 
     kind: Literal["text"]

@@ -61,13 +61,38 @@ def storage_keeps_channels(images: Any) -> str | None:
 def copies_stay_out_of_folds(data: Any) -> str | None:
     if data.images.rare_classes is None or data.splits.folds is None:
         return None
-    return "images.rare_classes copies training samples, and with splits.folds each fold validates too; choose one"
+    return "images.rare_classes copies training samples, and with splits.folds each fold is scored too; choose one"
 
 
 def fold_exists(folds: Any) -> str | None:
-    if folds.held_out < folds.count:
+    if folds.held_out is None or folds.held_out < folds.count:
         return None
     return f"held_out={folds.held_out} must be below count={folds.count}: folds are numbered from 0"
+
+
+def repeats_are_whole(folds: Any) -> str | None:
+    if folds.held_out is None or folds.repeats == 1:
+        return None
+    return f"held_out={folds.held_out} is one fold of one repeat, repeats={folds.repeats} are of all folds; choose one"
+
+
+def test_texts_are_there(data: Any) -> str | None:
+    if data.text.decontaminate is None or data.splits.test:
+        return None
+    return "text.decontaminate compares with the test split, and splits.test=0 makes none; give it a share"
+
+
+def something_is_tested(splits: Any) -> str | None:
+    if splits.test or splits.folds:
+        return None
+    return "test=0 leaves nothing for the final numbers; give a share, or folds"
+
+
+def folds_are_drawn_anew(splits: Any) -> str | None:
+    folds = splits.folds
+    if folds is None or splits.previous is None or folds.repeat + folds.repeats == 1:
+        return None
+    return "previous keeps every sample in its fold, another repeat draws another fold for it; choose one"
 
 
 def classes_are_labelled(data: Any) -> str | None:

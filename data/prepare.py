@@ -9,7 +9,7 @@ from configs.errors import DamageError, DataError, UserError
 from configs.folder import RunFolder, locked, write_json
 from configs.process import stage_main
 from configs.schema import RunConfig
-from configs.stages import complete, data_key, read_record
+from configs.stages import data_key, prepared, read_record
 from data.manifest import ASSIGNMENTS, MANIFEST, read_manifest
 from data.phases.encoding import encode_piece, make_tokenizer
 from data.phases.finishing import finish_dataset
@@ -41,19 +41,19 @@ def prepare(run: RunConfig, folder: RunFolder) -> None:
         if run.data.store:
             publish(run.data.store, folder, manifest)
         work.remove()
-        say("prepare", f"complete: {complete('prepare', run, folder)}")
+        say("prepare", f"complete: {prepared(run, folder)}")
 
 
 def _is_made(run: RunConfig, folder: RunFolder) -> bool:
     """Whether the shards are written; they may still have to go to the store."""
     if run.data.store is None:
-        return complete("prepare", run, folder) is not None
+        return prepared(run, folder) is not None
     return folder.manifest.exists() and read_record(folder.manifest).get("config") == data_key(run)
 
 
 def prepare_phase(run: RunConfig, folder: RunFolder, phase: str, share: Share) -> None:
     """One phase, or one pod's share of its units: pods share the folder, and no unit."""
-    if not complete("prepare", run, folder):
+    if not prepared(run, folder):
         work = Work(run, folder)
         hands = Workers(work, run.world.prepare_workers, share)
         with hands, locked(work.locks / f"{phase}-{share.part}-of-{share.parts}"):

@@ -18,14 +18,15 @@ def bounds(config: SplitConfig) -> list[tuple[str, int]]:
 
     Test comes first, so that neither folds nor another validation share move a sample into it or out of it.
     """
+    held_out = config.test + config.validation
+    inner = [("test", config.test)] if config.test else []
+    inner += [("validation", held_out)] if config.validation else []
+    last = "train"
     if config.folds:
-        count, rest = config.folds.count, 1 - config.test
-        inner = [(f"fold-{fold}", config.test + rest * (fold + 1) / count) for fold in range(count - 1)]
+        count = config.folds.count
+        inner += [(f"fold-{fold}", held_out + (1 - held_out) * (fold + 1) / count) for fold in range(count - 1)]
         last = f"fold-{count - 1}"
-    else:
-        inner = [("validation", config.test + config.validation)] if config.validation else []
-        last = "train"
-    return [("test", int(config.test * PLACES)), *((name, int(end * PLACES)) for name, end in inner), (last, PLACES)]
+    return [*((name, int(end * PLACES)) for name, end in inner), (last, PLACES)]
 
 
 def shares(config: SplitConfig) -> dict[str, float]:
@@ -38,7 +39,7 @@ def shares(config: SplitConfig) -> dict[str, float]:
 
 
 def split_of(place: int, config: SplitConfig) -> str:
-    """train, validation or test; with folds test or fold-0, fold-1... of equal widths."""
+    """test, validation or train; with folds fold-0, fold-1... of equal widths in place of train."""
     return next(name for name, end in bounds(config) if place < end)
 
 

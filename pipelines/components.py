@@ -14,16 +14,24 @@ def prepare(config: str, folder: str, workspace: str) -> str:
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def train(config: str, folder: str, workspace: str, data: str) -> str:
+def train(config: str, folder: str, workspace: str, data: str, fold: str = "") -> str:
     """Shards to a checkpoint; returns its digest."""
     from pipelines.steps import run_step
 
-    return run_step("train", config, folder, workspace)
+    return run_step("train", config, folder, workspace, fold)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def evaluate(config: str, folder: str, workspace: str, checkpoint: str) -> str:
+def evaluate(config: str, folder: str, workspace: str, checkpoint: str, fold: str = "") -> str:
     """A checkpoint to metrics; returns their digest."""
     from pipelines.steps import run_step
 
-    return run_step("evaluate", config, folder, workspace)
+    return run_step("evaluate", config, folder, workspace, fold)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def collect(config: str, folder: str, workspace: str, metrics: list) -> str:
+    """The metrics of all folds, whose digests are given, to those of the cross-validation; returns their digest."""
+    from pipelines.steps import collect_step
+
+    return collect_step(config, folder, workspace)

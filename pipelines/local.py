@@ -14,6 +14,7 @@ from configs.process import die_with_parent
 from configs.schema import RunConfig
 from k8s.launch import Outcome, environment, outcome_of, stopping_time
 from k8s.processes import Supervised
+from pipelines.steps import STOPPING
 
 
 def run_pipeline(run: RunConfig, folder: RunFolder, show: Callable[[Line], None]) -> Outcome:
@@ -48,7 +49,11 @@ def main() -> int:
 
 
 def _pass_on(number: int, frame: object) -> None:
-    """Tell the running step, which is in this process's group, to stop; kfp then sees it fail and ends."""
+    """Tell the running step, which is in this process's group, to stop; kfp then sees it fail and ends.
+
+    The folds that wait for their turn are started all the same, so they are told not to begin.
+    """
+    os.environ[STOPPING] = "1"
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
 

@@ -2,21 +2,48 @@
 
 from collections.abc import Callable
 
-from configs.errors import DamageError
+from configs.errors import ConfigError, DamageError
 from configs.folder import RunFolder
+from configs.folds import cross_validates, repeat_folder, repeat_run, repeats_of
 from configs.lines import LASTING, Line
 from configs.schema import RunConfig
 from configs.stages import complete
 from k8s.launch import LocalLauncher, Outcome
 
+Show = Callable[[Line], None]
 
-def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Callable[[Line], None]) -> Outcome:
+
+def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
     """Do what is left of a stage. Raises nothing: the outcome says what went wrong."""
     try:
         if done := complete(stage, run, folder):
             show(Line(stage, LASTING, f"complete: {done}"))
             return Outcome(0)
-    except DamageError as error:
+        if cross_validates(run):
+            return _prepare_repeats(stage, run, folder, show)
+    except (ConfigError, DamageError) as error:
         return Outcome(error.exit_code, str(error))
+    return _launch(stage, run, folder, show)
+
+
+def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
+    """The data of a cross-validation: one set for each division into folds. Raises ConfigError for other stages."""
+    if stage != "prepare":
+        raise ConfigError(
+            f"data.splits.folds.held_out is not given, so that there is no one model to {stage}; `trainworks run` "
+            f"does it for every fold, data.splits.folds.held_out=0 and --name for one"
+        )
+    for repeat in repeats_of(run):
+        place, divided = repeat_folder(run, folder, repeat), repeat_run(run, repeat)
+        if place != folder:
+            place.open(divided)
+        if done := complete(stage, divided, place):
+            show(Line(stage, LASTING, f"complete: {done}"))
+        elif (outcome := _launch(stage, divided, place, show)).code:
+            return outcome
+    return Outcome(0)
+
+
+def _launch(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
     launcher = LocalLauncher(folder, stage, show)
     return launcher.wait(launcher.submit(run))

@@ -17,6 +17,7 @@ from configs.dataset import NearDuplicates, SplitConfig
 from configs.errors import DataError
 from configs.folder import sync
 from data.splits import SPLITS, bounds, shares
+from data.view.folds import draw_again, refuse_rare
 from data.view.strata import stratify
 from data.view.tables import compare, drop_equal, drop_near, load, number, open_database, repeats
 
@@ -127,6 +128,8 @@ def decide(
         _keep_apart(database)
         splits = _count(database, config)
         _refuse_empty(splits, config, name, sample)
+        if config.stratify:
+            refuse_rare({split: count.classes for split, count in splits.items()}, config, name, sample)
         _write(database, len(facts), out, assignments)
         dropped = dict(database.execute("SELECT reason, count(*) FROM dropped GROUP BY 1 ORDER BY 1").fetchall())
         total = number(database, "SELECT count(*) FROM documents")
@@ -215,7 +218,9 @@ def _place(database: "Database", config: SplitConfig, name: str) -> None:
     database.register("names", pa.table({"split": list(shares(config)), "number": range(len(shares(config)))}))
     if config.previous:
         _keep_previous(database, Path(config.previous) / ASSIGNMENTS_FILE, config)
-    if config.stratify:
+    if config.folds and config.folds.repeat:
+        draw_again(database, config)
+    elif config.stratify:
         stratify(database, shares(config))
     *inner, (last, _) = bounds(config)
     cases = " ".join(f"WHEN place < {end} THEN '{split}'" for split, end in inner)

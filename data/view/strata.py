@@ -59,19 +59,23 @@ class Balance:
 
 
 def stratify(database: "Database", shares: Mapping[str, float]) -> None:
-    """Give every place in `kept` that has no split in `fixed` one there.
+    """Give every place in `kept` that has no split in `fixed` one there, of those in `shares`.
 
     What shares a place (a group, or equal contents) is taken whole, the largest first; single samples then fill up
     each class, test first, in the order of their places.
     """
     splits, weights = list(shares), list(shares.values())
     sizes: dict[Label, int] = dict(
-        database.execute("SELECT label, count(*) FROM kept GROUP BY 1 ORDER BY 1").fetchall()
+        database.execute(
+            "SELECT label, count(*) FROM kept ANTI JOIN (FROM fixed WHERE split NOT IN (SELECT unnest(?)))"
+            " USING (place) GROUP BY 1 ORDER BY 1",
+            [splits],
+        ).fetchall()
     )
     wanted = {label: [size * weight for weight in weights] for label, size in sizes.items()}
     balance = Balance(wanted, _standing(database, sizes, splits))
     database.execute(
-        "CREATE TABLE crowds AS SELECT place, count(*) AS size FROM kept ANTI JOIN fixed USING (place)"
+        "CREATE OR REPLACE TABLE crowds AS SELECT place, count(*) AS size FROM kept ANTI JOIN fixed USING (place)"
         " GROUP BY place HAVING count(*) > 1"
     )
     with database.cursor() as reader:
@@ -90,7 +94,11 @@ def stratify(database: "Database", shares: Mapping[str, float]) -> None:
 def _standing(database: "Database", sizes: Mapping[Label, int], splits: list[str]) -> dict[Label, list[int]]:
     """How many samples of each class each split has already."""
     have = {label: [0] * len(splits) for label in sizes}
-    rows = database.execute("SELECT label, split, count(*) FROM kept JOIN fixed USING (place) GROUP BY 1, 2").fetchall()
+    rows = database.execute(
+        "SELECT label, split, count(*) FROM kept JOIN fixed USING (place) WHERE split IN (SELECT unnest(?))"
+        " GROUP BY 1, 2",
+        [splits],
+    ).fetchall()
     for label, split, count in rows:
         have[label][splits.index(split)] = count
     return have
@@ -106,7 +114,8 @@ def _fill_up(database: "Database", sizes: Mapping[Label, int], splits: list[str]
         "ranges", pa.table(ranges | {"begins": pa.array(begins, pa.int64()), "ends": pa.array(ends, pa.int64())})
     )
     database.execute(
-        "CREATE TABLE ranked AS SELECT place, label, row_number() OVER (PARTITION BY label ORDER BY place) AS rank"
+        "CREATE OR REPLACE TABLE ranked AS"
+        " SELECT place, label, row_number() OVER (PARTITION BY label ORDER BY place) AS rank"
         " FROM kept ANTI JOIN fixed USING (place)"
     )
     database.execute(

@@ -78,6 +78,9 @@ def build_plan(
         "world.restarts": 0,
         "train.log_every_steps": 1,
         "train.validate_every_steps": run.train.steps,
+        "train.validate_every_s": "null",
+        "train.early_stopping": "null",
+        "train.result": "last",
         "train.checkpoint": f"{{every_steps: {every_steps}, permanent_every_steps: {steps}, best: null}}",
         "wandb.mode": "disabled",
     }

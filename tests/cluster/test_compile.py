@@ -7,7 +7,7 @@ import pytest
 from kfp import components
 
 from configs.errors import ConfigError
-from configs.load import load
+from configs.load import load, validate
 from configs.schema import RunConfig
 from pipelines.parameters import decode_config, decode_folder, encode_config, encode_folder
 from pipelines.training import compile_pipeline
@@ -35,6 +35,23 @@ def test_the_compiled_demo_loads_in_kfp_with_three_steps(demo: RunConfig, tmp_pa
     assert tasks["train"].dependent_tasks == ["prepare"]
     assert tasks["evaluate"].dependent_tasks == ["train"]
     assert not any(task.caching_options.enable_cache for task in tasks.values())
+
+
+def test_a_cross_validation_loops_over_its_folds_and_collects_them_in_a_flat_graph(
+    demo: RunConfig, tmp_path: Path
+) -> None:
+    tree = demo.model_dump(mode="json")
+    tree["data"]["splits"]["folds"] = {"count": 3, "repeats": 2}
+    tree["world"]["parallel_folds"] = 2
+    compile_pipeline(validate(tree), tmp_path / "pipeline.yaml")
+    spec = components.load_component_from_file(str(tmp_path / "pipeline.yaml")).pipeline_spec
+    (loop,) = [task for name, task in spec.root.dag.tasks.items() if name.startswith("for-loop")]
+    assert len(spec.root.dag.tasks) == 3
+    assert {"prepare", "collect"} < set(spec.root.dag.tasks)
+    assert loop.iterator_policy.parallelism_limit == 2
+    assert json.loads(loop.parameter_iterator.items.raw) == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
+    inside = spec.components[loop.component_ref.name].dag.tasks
+    assert {name: task.retry_policy.max_retry_count for name, task in inside.items()} == {"train": 2, "evaluate": 2}
 
 
 def test_the_parameters_carry_the_config_whole_and_within_kfp_s_limit(demo: RunConfig) -> None:

@@ -224,8 +224,8 @@ def test_stratified_splits_have_each_class_within_one_of_its_share(seed: int, si
             validation=0.2,
             folds=FoldConfig(count=folds) if folds else None,
         )
-    wanted = {f"fold-{k}": 0.8 / 3 for k in range(3)} if folds else {"train": 0.6, "validation": 0.2}
-    for name, share in (wanted | {"test": 0.2}).items():
+    wanted = {f"fold-{k}": 0.6 / 3 for k in range(3)} if folds else {"train": 0.6}
+    for name, share in (wanted | {"validation": 0.2, "test": 0.2}).items():
         classes = outcome.decision.splits[name].classes
         for label, size in enumerate([200, *sizes]):
             assert abs(classes.get(f"class {label}", 0) - share * size) < 1 + 1e-6
@@ -355,11 +355,32 @@ def test_repeats_are_the_rows_that_have_the_key_of_the_one_before(keys: list[tup
         assert database.execute("FROM found ORDER BY id").fetchall() == expected
 
 
-def test_folds_cover_all_that_is_not_test(tmp_path: Path):
+def test_folds_cover_all_that_is_not_held_out(tmp_path: Path):
     docs = corpus(300)
     outcome = run(tmp_path, cut(docs, 100), folds=FoldConfig(count=4))
-    assert list(outcome.decision.splits) == ["test", "fold-0", "fold-1", "fold-2", "fold-3"]
+    assert list(outcome.decision.splits) == ["validation", "test", "fold-0", "fold-1", "fold-2", "fold-3"]
     assert set(outcome.splits) == set(outcome.decision.splits)
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_a_repeat_divides_the_same_samples_otherwise_and_leaves_what_is_held_out(tmp_path: Path, stratify: bool):
+    docs = cut(corpus(300, label=2), 100)
+    first, second, again = (
+        run(tmp_path / str(n), docs, stratify=stratify, folds=FoldConfig(count=3, repeat=repeat))
+        for n, repeat in enumerate((0, 1, 1))
+    )
+    assert second.splits == again.splits
+    pairs = list(zip(first.splits, second.splits, strict=True))
+    outside = ("test", "validation")
+    assert all(a == b for a, b in pairs if a in outside or b in outside)
+    moved = sum(a != b for a, b in pairs)
+    assert moved > 80, "of about 210 samples in folds, two in three should have moved"
+
+
+def test_a_class_with_fewer_samples_than_folds_is_named(tmp_path: Path):
+    docs = [*corpus(60), *(Doc(f"rare {k}", "rare") for k in range(2))]
+    with pytest.raises(DataError, match=r"class 'rare' has 2 documents for the 3 folds .*folds.count to 2 or fewer"):
+        run(tmp_path, [docs], stratify=True, test=0, validation=0, folds=FoldConfig(count=3))
 
 
 def test_an_empty_split_says_what_to_try(tmp_path: Path):

@@ -246,21 +246,20 @@ def test_more_classes_than_a_window_has_room_for_are_not_drawn_equally_often(tmp
         open_dataset(balanced(3), folder)
 
 
-def test_folds_take_turns_to_validate_over_one_data_set(tmp_path: Path):
+def test_folds_take_turns_to_be_scored_over_one_data_set(tmp_path: Path):
     path = write_paragraphs(tmp_path / "a.txt", 90)
     folds = {"count": 3, "held_out": 1}
-    run = tiny(path, data__splits={"test": 0.2, "folds": folds})
+    run = tiny(path, data__splits={"validation": 0, "test": 0.2, "folds": folds})
     folder, manifest = prepared(run, tmp_path / "run")
     assert list(manifest.splits) == ["test", "fold-0", "fold-1", "fold-2"]
     data = open_dataset(run, folder)
     assert {name: len(reader) for name, reader in data.readers.items()} == {
         "train": manifest.splits["fold-0"].samples + manifest.splits["fold-2"].samples,
-        "validation": manifest.splits["fold-1"].samples,
-        "test": manifest.splits["test"].samples,
+        "test": manifest.splits["fold-1"].samples,
     }
-    other = tiny(path, data__splits={"test": 0.2, "folds": folds | {"held_out": 2}})
+    other = tiny(path, data__splits={"validation": 0, "test": 0.2, "folds": folds | {"held_out": 2}})
     assert complete("prepare", other, folder), "one data set serves every fold"
-    assert len(open_dataset(other, folder).readers["validation"]) == manifest.splits["fold-2"].samples
+    assert len(open_dataset(other, folder).readers["test"]) == manifest.splits["fold-2"].samples
 
 
 def test_a_part_by_weight_is_drawn_by_its_weight(tmp_path: Path):

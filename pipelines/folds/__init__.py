@@ -1,0 +1,1 @@
+"""Cross-validation: many folds to one evaluation."""
