@@ -1,0 +1,166 @@
+"""How likely a difference is by chance: between groups of seeds, over shared units, by errors; many at once."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+ENUMERATED = 14
+"""Units of which every pattern of signs is tried; of more, the distribution's normal limit is taken"""
+PAIRED = 3
+"""Shared seeds from which on they are taken pair by pair too"""
+RANKED = 5
+"""Runs from which on two quantities that put all in one order are held for one"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far new runs are from old ones, and how likely a difference as large is by chance."""
+
+    change: float
+    """New less old, in the metric's unit"""
+    error: float
+    """One standard error of it"""
+    freedom: float
+    """Degrees of freedom of the error; infinite where it is taken as known"""
+    p_above: float
+    """Chance of a change as high or higher where there is none"""
+    p_below: float
+    """Chance of a change as low or lower where there is none"""
+    basis: str
+    """What it was told by, in words"""
+    tries: int = 1
+    """Tests of which this is the one that tells most; the chances are corrected for it"""
+
+    def visible(self, alpha: float) -> float:
+        """The least change that would be told from none at this level, in the metric's unit."""
+        return -quantile(self.freedom, alpha / self.tries) * self.error
+
+
+def quantile(freedom: float, alpha: float) -> float:
+    return float(ndtri(alpha) if math.isinf(freedom) else stdtrit(freedom, alpha))
+
+
+def by_seeds(
+    ours: Mapping[int, float],
+    theirs: Mapping[int, float],
+    *,
+    earlier: Sequence[Sequence[float]] = (),
+    floor: float = 0.0,
+) -> Difference | None:
+    """Student's test of two groups of runs, values by seed; None when no group has two runs.
+
+    Where both sides have the same PAIRED seeds or more, the seeds are also taken pair by pair, for one seed has one
+    data order and one beginning, and what it does to both cancels. Whichever tells more is used, and its chances are
+    doubled for having been the better of two.
+    """
+    apart = _by_groups(list(ours.values()), list(theirs.values()), earlier, floor)
+    if ours.keys() != theirs.keys() or len(ours) < PAIRED or apart is None:
+        return apart
+    together = _by_pairs([ours[seed] - theirs[seed] for seed in ours], floor)
+    best = min((apart, together), key=lambda each: min(each.p_above, each.p_below))
+    above, below = min(1.0, 2 * best.p_above), min(1.0, 2 * best.p_below)
+    return replace(best, p_above=above, p_below=below, tries=2)
+
+
+def _by_groups(
+    ours: Sequence[float], theirs: Sequence[float], earlier: Sequence[Sequence[float]], floor: float
+) -> Difference | None:
+    """With one variance, pooled over both sides and over `earlier` groups of repeats.
+
+    One run on a side makes it a prediction interval. The variance is pooled rather than each group's own (Welch, 1947),
+    because both sides are repeats of nearly one training, and at 3 against 3 Welch's test has down to 2 degrees of
+    freedom in place of 4. The standard deviation is never taken below `floor`, for few seeds may agree by luck.
+    """
+    groups = [group for group in (ours, theirs, *earlier) if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return None
+    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    deviation = max(math.sqrt(squares / freedom), floor)
+    error = deviation * math.sqrt(1 / len(ours) + 1 / len(theirs))
+    change = float(np.mean(ours) - np.mean(theirs))
+    return _judged(change, error, float(freedom), f"{len(ours)} against {len(theirs)} seeds")
+
+
+def _by_pairs(changes: Sequence[float], floor: float) -> Difference:
+    deviation = max(float(np.std(changes, ddof=1)), floor)
+    error = deviation / math.sqrt(len(changes))
+    return _judged(float(np.mean(changes)), error, len(changes) - 1.0, f"{len(changes)} seeds, pair by pair")
+
+
+def by_units(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, change: float, slope: float
+) -> Difference | None:
+    """Sign-flip test of paired differences (Fisher, 1935): were both models alike, each unit's sign would be a coin's.
+
+    ours, theirs [N]: sums over the same units. `change` is the metric's own, and `slope` its change for each unit of
+    sum(ours - theirs). Every pattern of signs is tried up to ENUMERATED units; beyond, the pattern's sum is taken as
+    normal with its exact variance. None for fewer than two units that differ.
+    """
+    apart = ours - theirs
+    apart = apart[apart != 0]
+    if len(apart) < 2:
+        return None if change else Difference(0.0, 0.0, math.inf, 1.0, 1.0, f"{len(ours)} paired units")
+    total, spread = float(apart.sum()), float(np.sqrt(np.square(apart).sum()))
+    if len(apart) <= ENUMERATED:
+        signs = np.array(list(product((-1.0, 1.0), repeat=len(apart))))  # [2^N, N]
+        sums, slack = signs @ np.abs(apart), 1e-12 * float(np.abs(apart).sum())
+        above, below = float(np.mean(sums >= total - slack)), float(np.mean(sums <= total + slack))
+    else:
+        above, below = float(ndtr(-total / spread)), float(ndtr(total / spread))
+    if slope < 0:
+        above, below = below, above
+    return Difference(change, abs(slope) * spread, math.inf, above, below, f"{len(ours)} paired units, no seed noise")
+
+
+def by_errors(change: float, errors: Sequence[float]) -> Difference | None:
+    """By the standard errors of two values as if they were independent; None when neither has one."""
+    error = math.hypot(*errors)
+    return _judged(change, error, math.inf, "standard errors, no seed noise") if error else None
+
+
+def _judged(change: float, error: float, freedom: float, basis: str) -> Difference:
+    if error == 0:  # runs that agree to the last bit on either side
+        return Difference(change, 0.0, freedom, float(change <= 0), float(change >= 0), basis)
+    ratio = change / error
+    above, below = (
+        (ndtr(-ratio), ndtr(ratio)) if math.isinf(freedom) else (stdtr(freedom, -ratio), stdtr(freedom, ratio))
+    )
+    return Difference(change, error, freedom, float(above), float(below), basis)
+
+
+def families(values: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """Numbers quantities such that those which are one in other units have one number.
+
+    By name, the values of all runs, in one order for all names. Perplexity and bits per byte rise together: quantities
+    that put RANKED runs or more in one order, or in the reverse, without a tie are counted once. Which runs are new
+    plays no part in it, so the tests stay what they are.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    numbers: dict[str, int] = {}
+    for name, each in values.items():
+        order = tuple(int(rank) for rank in np.argsort(np.asarray(each)))
+        telling = len(each) >= RANKED and len(set(each)) == len(each)
+        key = min(order, order[::-1]) if telling else (-1, len(numbers))
+        numbers[name] = found.setdefault(key, len(found))
+    return numbers
+
+
+def holm(chances: Mapping[str, float], family: Mapping[str, int]) -> dict[str, float]:
+    """Chances corrected for their number (Holm, 1979): at most alpha that any below alpha is there by chance alone.
+
+    Names of one family are one hypothesis.
+    """
+    count, seen = len({family[name] for name in chances}), set[int]()
+    corrected, highest = {}, 0.0
+    for name in sorted(chances, key=lambda name: chances[name]):
+        left = count - len(seen - {family[name]})
+        highest = max(highest, min(1.0, chances[name] * max(1, left)))
+        corrected[name] = highest
+        seen.add(family[name])
+    return corrected

@@ -1,0 +1,164 @@
+"""What a gate compares of a run: its metrics, its units, and the speed, memory and resume time of its training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from configs.errors import ConfigError, DamageError, UserError
+from configs.folder import RunFolder, digest
+from configs.load import differences, read
+from configs.metrics import Metric, protocol_id, read_evaluation
+from configs.schema import identity
+from configs.stages import read_record
+from pipelines.history import History, read_events
+
+Kind = Literal["quality", "speed", "memory", "resume"]
+Protocols = Mapping[str, Mapping[str, Any]]
+
+BASELINE = "baseline/"
+"""Subjects that no training changes, and which are therefore not gated"""
+MACHINE: Mapping[str, Kind] = {
+    "train/tokens_per_s": "speed",
+    "train/samples_per_s": "speed",
+    "train/memory_bytes": "memory",
+    "train/resume_s": "resume",
+}
+"""What a training tells of itself beside quality"""
+WARM_UP = 0.1
+"""The share of steps at the beginning whose speed is that of compilers and cold caches"""
+
+
+@dataclass(frozen=True)
+class Units:
+    """A metric by independent draws: it is sum(sums) / sum(sizes), or a monotone function of that."""
+
+    ids: NDArray[np.int64]
+    """[N], rising"""
+    sums: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One run, as it is compared and as a baseline stores it."""
+
+    run: str
+    seed: int
+    config: Mapping[str, Any]
+    """What decides the weights, seed and name apart"""
+    metrics: Mapping[str, Metric]
+    """By name, those of the machine among them"""
+    protocols: Protocols
+    """By id"""
+    digests: Mapping[str, str]
+    """Of the checkpoint, the data and the evaluation"""
+    units: Mapping[str, Units] = field(default_factory=dict)
+    """By the metric's name"""
+
+
+def kind_of(name: str) -> Kind:
+    return MACHINE.get(name, "quality")
+
+
+def read_reading(folder: RunFolder) -> Reading:
+    """What an evaluated run left. Raises UserError when it is not evaluated, DamageError when a file is damaged."""
+    if not folder.config.is_file():
+        raise UserError(f"{folder.path}: no run is there (no run.yaml)")
+    if not folder.metrics.is_file():
+        raise UserError(f"{folder.path} is not evaluated; run `trainworks evaluate` on it first")
+    evaluation, run = read_evaluation(folder), read(folder.config)
+    found = {name: metric for name, metric in evaluation.metrics.items() if not name.startswith(BASELINE)}
+    machine, ways = read_machine(folder)
+    return Reading(
+        run=folder.path.resolve().name,
+        seed=run.seed,
+        config={key: value for key, value in identity(run).items() if key not in ("name", "seed")},
+        metrics=found | machine,
+        protocols={metric.protocol: evaluation.protocols[metric.protocol] for metric in found.values()} | ways,
+        digests={"checkpoint": evaluation.checkpoint, "data": evaluation.data, "evaluation": evaluation.digest},
+        units={name: each for name, each in read_units(folder.units).items() if name in found},
+    )
+
+
+def read_units(path: Path) -> dict[str, Units]:
+    """The scores by unit in a file of tensors NAME/ids, NAME/sums, NAME/sizes; none where there is no file.
+
+    Raises DamageError when it is not such a file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        tensors = load_file(path)
+        names = [name.removesuffix("/ids") for name in tensors if name.endswith("/ids")]
+        return {
+            name: Units(tensors[f"{name}/ids"], tensors[f"{name}/sums"], tensors[f"{name}/sizes"]) for name in names
+        }
+    except (SafetensorError, KeyError) as error:
+        raise DamageError(f"{path} is not as the evaluation wrote it ({error}); evaluate again") from None
+
+
+def read_machine(folder: RunFolder) -> tuple[dict[str, Metric], dict[str, Mapping[str, Any]]]:
+    """Speed, memory and resume time by the training's events, as metrics whose protocol is the machine."""
+    if not folder.events.is_file():
+        return {}, {}
+    history, resumes = History(), list[float]()
+    for event in read_events(folder.events):
+        history.add(event)
+        if event.get("event") == "start" and event.get("step") and "since_launch_s" in event:
+            resumes.append(event["since_launch_s"])
+    device = read_record(folder.cost).get("device") if folder.cost.is_file() else None
+    machine = {"device": device or history.device, "ranks": history.world}
+    metrics, protocols = {}, {}
+    for name, value, n, unit, better, quantity in _of_machine(history, resumes):
+        protocol = {"quantity": quantity} | machine
+        protocols[protocol_id(protocol)] = protocol
+        metrics[name] = Metric(name, value, None, n, unit, better, protocol_id(protocol))
+    return metrics, protocols
+
+
+def _of_machine(
+    history: History, resumes: list[float]
+) -> Iterator[tuple[str, float, int, str, Literal["lower", "higher"], str]]:
+    """Name, value, n, unit, direction and what it is of each quantity that the events tell."""
+    for name, unit in (("train/tokens_per_s", "tokens/s"), ("train/samples_per_s", "samples/s")):
+        speeds = history.series.get(name)
+        if speeds:
+            cold = WARM_UP * max(speeds)
+            warm = [speed for step, speed in speeds.items() if step > cold]
+            yield name, median(warm), len(warm), unit, "higher", "median over steps, the first tenth left out"
+            break  # samples are tokens by another name
+    if memory := history.series.get("train/memory_bytes"):
+        yield "train/memory_bytes", max(memory.values()), len(memory), "bytes", "lower", "peak of the first rank"
+    if resumes:
+        quantity = "median over restarts, from launch to restored state"
+        yield "train/resume_s", median(resumes), len(resumes), "s", "lower", quantity
+
+
+def require_repeats(readings: Sequence[Reading]) -> None:
+    """Raises ConfigError unless runs differ in seed and name alone, and in their seeds."""
+    first = readings[0]
+    for other in readings[1:]:
+        if found := list(differences(first.config, other.config)):
+            raise ConfigError(
+                f"{first.run} and {other.run} must differ in seed and name alone; these keys differ "
+                f"({first.run}, {other.run}):\n" + "\n".join(f"  - {line}" for line in found)
+            )
+    by_seed: dict[int, str] = {}
+    for each in readings:
+        if each.seed in by_seed:
+            raise ConfigError(
+                f"{by_seed[each.seed]} and {each.run} have the same seed {each.seed}, which tells nothing of the noise "
+                "of seeds; train with another seed=N"
+            )
+        by_seed[each.seed] = each.run
+
+
+def config_digest(reading: Reading) -> str:
+    return digest(dict(reading.config))

@@ -1,0 +1,233 @@
+"""Verdicts of the gate: what counts as worse, what is no question of worse, and how it is told."""
+
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from kfp.dsl import HTML, Metrics
+from scipy.stats import ttest_ind, ttest_rel
+
+from configs.metrics import protocol_id
+from pipelines.gate.artifacts import fill_artifacts
+from pipelines.gate.junit import junit
+from pipelines.gate.noise import by_errors, by_seeds, by_units, families, holm
+from pipelines.gate.page import build_page, lines
+from pipelines.gate.quarantine import quarantined
+from pipelines.gate.readings import Reading
+from pipelines.gate.verdicts import Judgement, Verdict, judge
+from tests.gated import metric, reading, repeats
+
+OLD = (2.000, 2.004, 1.996)
+
+
+def verdict_of(ours: list[Reading], theirs: list[Reading], **options: Any) -> Verdict:
+    (verdict,) = judge(ours, theirs, baseline="b 0001", **options).verdicts
+    return verdict
+
+
+def by_number(*values: float, first: int = 0) -> dict[int, float]:
+    return dict(enumerate(values, first))
+
+
+def test_groups_of_seeds_are_judged_as_scipy_judges_them():
+    ours, theirs = (2.1, 2.0, 2.3), (1.9, 2.05, 2.2, 1.95)
+    found = by_seeds(by_number(*ours), by_number(*theirs))
+    assert found is not None
+    assert found.p_above == pytest.approx(ttest_ind(ours, theirs, alternative="greater").pvalue)  # type: ignore[attr-defined]
+    assert found.p_below == pytest.approx(ttest_ind(ours, theirs, alternative="less").pvalue)  # type: ignore[attr-defined]
+
+
+def test_shared_seeds_are_taken_pair_by_pair_where_that_tells_more():
+    theirs = (2.0, 2.5, 3.0, 3.5)
+    ours = (2.1, 2.62, 3.11, 3.6)
+    found = by_seeds(by_number(*ours), by_number(*theirs))
+    assert found is not None
+    assert found.basis == "4 seeds, pair by pair"
+    assert found.p_above == pytest.approx(2 * ttest_rel(ours, theirs, alternative="greater").pvalue)
+    apart = by_seeds(by_number(*ours), by_number(*theirs, first=10))
+    assert apart is not None
+    assert apart.p_above > 0.2
+
+
+def test_one_run_is_held_against_the_interval_of_the_next_run():
+    found = by_seeds({9: 2.5}, by_number(2.0, 2.1, 1.9))
+    assert found is not None
+    assert found.error == pytest.approx(0.1 * math.sqrt(1 + 1 / 3))
+    assert found.freedom == 2
+
+
+def test_repeats_of_older_versions_add_to_what_is_known_of_the_noise():
+    found = by_seeds({0: 2.5}, {1: 2.0}, earlier=[(1.0, 1.2), (3.0, 3.2, 3.1)])
+    assert found is not None
+    assert found.freedom == 3
+    assert by_seeds({0: 2.5}, {1: 2.0}) is None
+
+
+def test_paired_units_are_judged_by_every_pattern_of_signs_or_by_its_normal_limit():
+    few = by_units(np.array([1.0, 2.0, 3.0, 4.0]), np.zeros(4), change=2.5, slope=0.25)
+    assert few is not None
+    assert (few.p_above, few.p_below) == (1 / 16, 1.0)
+    rng = np.random.default_rng(0)
+    apart = rng.normal(0.1, 1.0, 400)
+    many = by_units(apart, np.zeros(400), change=float(apart.mean()), slope=1 / 400)
+    assert many is not None
+    assert many.p_above == pytest.approx(ttest_rel(apart, np.zeros(400), alternative="greater").pvalue, rel=0.05)
+    falling = by_units(apart, np.zeros(400), change=-float(apart.mean()), slope=-1 / 400)
+    assert falling is not None
+    assert falling.p_below == many.p_above
+
+
+def test_many_chances_are_corrected_step_by_step_and_one_quantity_counts_once():
+    chances = {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.5}
+    apart = {name: number for number, name in enumerate(chances)}
+    assert holm(chances, apart) == pytest.approx({"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.5})
+    assert holm(chances, apart | {"b": 0}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.5})
+
+
+def test_quantities_that_put_all_runs_in_one_order_are_one():
+    loss = [2.0, 2.3, 2.1, 2.2, 2.5, 2.4]
+    values = {"loss": loss, "perplexity": [math.exp(each) for each in loss], "minus": [-each for each in loss]}
+    values |= {"other": [*loss[1:], loss[0]], "tied": [1.0] * 6}
+    assert families(values) == {"loss": 0, "perplexity": 0, "minus": 0, "other": 1, "tied": 2}
+
+
+def test_a_change_counts_when_it_is_beyond_chance_and_large_enough():
+    worse = verdict_of(repeats([2.04, 2.044, 2.036], first=5), repeats(OLD))
+    assert (worse.word, round(worse.percent or 0, 1)) == ("worse", -2.0)
+    assert verdict_of(repeats([1.96, 1.964, 1.956], first=5), repeats(OLD)).word == "better"
+    small = verdict_of(repeats([2.008, 2.0081, 2.0079], first=5), repeats([2.0, 2.0001, 1.9999]))
+    assert (small.word, "under 0.5 %" in small.reason) == ("same", True)
+    noisy = verdict_of(repeats([2.2, 1.8, 2.3], first=5), repeats([2.1, 1.7, 2.2]))
+    assert (noisy.word, "within chance" in noisy.reason) == ("same", True)
+    assert verdict_of(
+        repeats([0.90], first=5, better="higher"), repeats([0.95, 0.951, 0.949], better="higher")
+    ).word == ("worse")
+
+
+def test_seeds_that_agree_by_luck_do_not_make_noise_a_regression():
+    old, new = [0.95, 0.95, 0.95], [0.94, 0.94, 0.94]
+    lucky = verdict_of(repeats(new, first=5, better="higher", stderr=0.2), repeats(old, better="higher", stderr=0.2))
+    assert lucky.word == "same"
+
+
+def test_equal_runs_are_the_same_even_where_nothing_is_known_of_the_noise():
+    verdict = verdict_of(repeats([2.0]), repeats([2.0]))
+    assert (verdict.word, verdict.reason) == ("same", "no difference; equal to the last bit")
+
+
+def test_two_single_runs_are_judged_by_shared_units_and_said_to_lack_the_noise_of_seeds():
+    rng = np.random.default_rng(1)
+    old = rng.normal(2.0, 0.5, 200)
+    new = old + rng.normal(0.05, 0.05, 200)
+    sides = [
+        [reading(0, metric("test/loss", float(sums.mean()), stderr=0.035), units={"test/loss": sums.tolist()})]
+        for sums in (new, old)
+    ]
+    paired = verdict_of(*sides)
+    assert (paired.word, "200 paired units, no seed noise" in paired.reason) == ("worse", True)
+    by_error = verdict_of(*([reading(0, *side[0].metrics.values())] for side in sides))
+    assert (by_error.word, "standard errors, no seed noise" in by_error.reason) == ("same", True)
+
+
+def test_two_single_runs_without_units_or_errors_are_too_few():
+    assert by_errors(0.1, []) is None
+    verdict = verdict_of(repeats([2.1]), repeats([2.0]))
+    assert verdict.word == "not comparable"
+    assert verdict.reason.startswith("too few samples")
+
+
+def test_unlike_protocols_are_not_compared_and_the_part_that_differs_is_named():
+    other = {"kind": "rolling window", "stride_tokens": 64}
+    run = reading(5, metric("test/bits_per_byte", 1.0, protocol=protocol_id(other)))
+    run = Reading(**{**vars(run), "protocols": {protocol_id(other): other}})
+    judgement = judge([run], repeats(OLD), baseline="b 0001")
+    assert (judgement.word, judgement.code) == ("not comparable", 2)
+    assert "stride_tokens: 64 and 32" in judgement.verdicts[0].reason
+
+
+def test_a_metric_that_is_undefined_or_gone_stops_the_gate_and_a_new_one_does_not():
+    undefined = [reading(5, metric("test/bits_per_byte", None, undefined="the test split is empty"))]
+    assert "the test split is empty" in verdict_of(undefined, repeats(OLD)).reason
+    assert judge(undefined, repeats(OLD), baseline="b").code == 2
+    more = [reading(seed, metric("test/bits_per_byte", 2.0), metric("test/new", 1.0)) for seed in (5, 6)]
+    assert judge(more, repeats(OLD), baseline="b").code == 0
+    gone = judge(repeats(OLD, first=5), more, baseline="b")
+    assert (gone.code, [each.name for each in gone.verdicts if each.blocks]) == (2, ["test/new"])
+
+
+def test_speed_on_other_hardware_is_not_compared_and_does_not_stop_the_gate():
+    def runs(device: str, first: int) -> list[Reading]:
+        machine = {"quantity": "median", "device": device}
+        found = []
+        for seed, value in enumerate(OLD, first):
+            speed = metric("train/tokens_per_s", 100.0, better="higher", protocol=protocol_id(machine))
+            run = reading(seed, metric("test/bits_per_byte", value), speed)
+            found.append(Reading(**{**vars(run), "protocols": {**run.protocols, protocol_id(machine): machine}}))
+        return found
+
+    judgement = judge(runs("abacus", 5), runs("slide rule", 0), baseline="b")
+    assert judgement.code == 0
+    assert "device: abacus and slide rule" in judgement.verdicts[1].reason
+
+
+def gates(words: str, *, version: int = 1) -> list[dict[str, Any]]:
+    """A history by first letters: b, s, w, n."""
+    names = {"b": "better", "s": "same", "w": "worse", "n": "not comparable"}
+    return [{"version": version, "verdicts": {"m": names[letter]}} for letter in words]
+
+
+@pytest.mark.parametrize("words", ["wbwb", "wsws", "swsw", "wnsnwns", "swswssss"])
+def test_a_metric_that_goes_back_and_forth_is_in_quarantine(words: str):
+    assert quarantined(gates(words)) == {"m"}
+
+
+@pytest.mark.parametrize("words", ["ssss", "sws", "wwww", "sswwww", "swswsssss", "swsw" + "wwwww"])
+def test_a_regression_and_its_repair_or_a_metric_that_keeps_still_is_not(words: str):
+    assert quarantined(gates(words)) == frozenset()
+
+
+def test_a_new_version_of_the_baseline_is_another_measure():
+    assert quarantined([*gates("sw"), *gates("sw", version=2), *gates("s", version=3)]) == frozenset()
+
+
+def judgement() -> Judgement:
+    verdicts = (
+        Verdict("test/loss", "worse", "2 % worse & <sure>", "quality", "nats/token", 2.04, 2.0, -2.0, 1e-4),
+        Verdict("test/accuracy", "worse", "3 % worse", percent=-3.0, quarantined=True),
+        Verdict("test/fid", "not comparable", "unlike protocols", blocks=True),
+        Verdict("train/resume_s", "not comparable", "none", "resume"),
+        Verdict("train/tokens_per_s", "same", "no difference", "speed", percent=0.0),
+    )
+    return Judgement("demo 0001", ("a", "b"), verdicts, ("a note",))
+
+
+def test_junit_has_a_case_for_each_metric_and_tells_failures_errors_and_skips_apart():
+    suite = ElementTree.fromstring(junit(judgement()))
+    assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "5",
+        "failures": "1",
+        "errors": "1",
+        "skipped": "2",
+    }
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == "worse: 2 % worse & <sure>"
+
+
+def test_the_page_and_the_lines_say_each_verdict_with_its_reason():
+    page = build_page(judgement())
+    assert "Worse than the baseline" in page
+    assert "2 % worse &amp; &lt;sure&gt;" in page
+    assert "(worse)" in page
+    assert "a note" in page
+    assert list(lines(judgement()))[-1] == "a, b against demo 0001: worse"
+
+
+def test_a_component_gets_the_gains_and_the_page(tmp_path: Path):
+    metrics, html = Metrics(uri=str(tmp_path / "m")), HTML(uri=str(tmp_path / "out" / "page.html"))
+    fill_artifacts(judgement(), metrics, html)
+    assert metrics.metadata["test/loss gain %"] == -2.0
+    assert metrics.metadata["verdict"] == "worse"
+    assert "Worse than the baseline" in Path(html.path).read_text()
