@@ -73,8 +73,27 @@ class RunFolder:
         return self.evaluation / "cost.json"
 
     @property
+    def folds(self) -> Path:
+        """Where a cross-validation keeps what is of one fold or one repeat."""
+        return self.path / "folds"
+
+    def fold(self, name: str) -> "RunFolder":
+        """The run of a fold (`REPEAT-FOLD`), or the data of a repeat (`REPEAT`)."""
+        return RunFolder(self.folds / name)
+
+    @property
+    def shelf(self) -> Path:
+        """The folder that holds this run and others beside it; a fold stands where its cross-validation does."""
+        inside = self.path.parent.name == "folds" and (self.path.parent.parent / "run.yaml").is_file()
+        return (self.path.parent.parent if inside else self.path).parent
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    def code(self, digest: str) -> Path:
+        """The record of the code that a stage ran, by its digest."""
+        return self.path / "code" / f"{digest[:16]}.json"
 
     @property
     def logs(self) -> Path:
@@ -119,7 +138,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented JSON; NaN is refused."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, _as_text(value))
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a file is what `write_json` makes of its content, byte for byte: digests of content overlook spaces."""
+    try:
+        content = path.read_bytes()
+        return content == _as_text(json.loads(content)).encode()
+    except (OSError, ValueError):
+        return False
 
 
 def sync(path: Path) -> None:

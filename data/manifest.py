@@ -181,11 +181,19 @@ class Manifest(Part):
     """BLAKE3 of assignments.parquet, by which a later data set leaves every sample where it is"""
 
     def view(self, splits: SplitConfig) -> "Manifest":
-        """The same data set with splits named train, validation and test; folds but the held-out one train."""
+        """The same data set with splits named train, validation and test.
+
+        With folds, the held-out one is the test split and the others train; the share that was put aside for the final
+        test is left out. Raises ConfigError when no fold is held out, or one that is not there.
+        """
         folds = sorted((name for name in self.splits if name.startswith("fold-")), key=lambda name: int(name[5:]))
         if not folds:
             return self
-        assert splits.folds
+        if splits.folds is None or splits.folds.held_out is None:
+            raise ConfigError(
+                "data.splits.folds trains a model for each fold, which `trainworks run` does; to look at one of them "
+                "alone, give data.splits.folds.held_out=0 to its last"
+            )
         held_out = f"fold-{splits.folds.held_out}"
         if held_out not in folds:
             raise ConfigError(f"data.splits.folds.held_out: {held_out} is not one of {', '.join(folds)}")
@@ -193,7 +201,8 @@ class Manifest(Part):
         images = self.images
         if images and train.pixels:
             images = images.model_copy(update={"mean": train.pixels.mean, "std": train.pixels.std})
-        roles = {"train": train, "validation": self.splits[held_out], "test": self.splits["test"]}
+        validation = {name: split for name, split in self.splits.items() if name == "validation"}
+        roles = {"train": train} | validation | {"test": self.splits[held_out]}
         return self.model_copy(update={"splits": roles, "images": images})
 
     @property

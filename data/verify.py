@@ -81,7 +81,15 @@ def verify(found: Found, report: Report, *, workers: int | None = None, fast: bo
     Raises DamageError when the manifest cannot be read at all, and DataError or UserError when the store fails.
     """
     manifest = read_claims(found, report)
+    check_tokenizer(found, manifest, report)
     check_files(found, manifest, report)
+    return check_shards(found, manifest, report, workers=workers, fast=fast)
+
+
+def check_shards(
+    found: Found, manifest: Manifest, report: Report, *, workers: int | None = None, fast: bool = False
+) -> Checked:
+    """Every shard and its index, and what the splits say. Raises DataError or UserError when the store fails."""
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     if found.lacks([shard for _, shard in shards]):
         report(found.elsewhere)
@@ -155,13 +163,17 @@ def _names(manifest: Manifest) -> Iterator[str]:
         yield from (labels.file for labels in split.labels)
 
 
-def check_files(found: Found, manifest: Manifest, report: Report) -> None:
-    """Tokenizer, statistics, assignments and labels."""
+def check_tokenizer(found: Found, manifest: Manifest, report: Report) -> None:
+    """The tokenizer, where there is one."""
     if manifest.tokenizer:
         path = found.folder / manifest.tokenizer.file
         got = file_digest(path) if path.is_file() else "no file"
         if got != manifest.tokenizer.sha256:
             report(_differs(path, "sha256", got, manifest.tokenizer.sha256))
+
+
+def check_files(found: Found, manifest: Manifest, report: Report) -> None:
+    """Statistics, assignments and labels."""
     expected = [(STATISTICS, manifest.statistics)] if manifest.statistics else []
     expected += [(ASSIGNMENTS, manifest.assignments)] if manifest.assignments else []
     expected += [(labels.file, labels.blake3) for split in manifest.splits.values() for labels in split.labels]

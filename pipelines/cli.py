@@ -31,6 +31,12 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "verify-resume": ("pipelines.verify_resume", "kill and resume a training on several worlds and compare every step"),
     "overview": ("pipelines.overview", "write one page over several runs: cards, tables, quality against cost"),
     "diagnose": ("pipelines.diagnose", "say why a run ended and what to do, from what it left behind"),
+    "explain": ("pipelines.custody.explain", "print the digests from raw bytes to the report, and verify each"),
+    "reproduce": ("pipelines.custody.reproduce", "run a recorded configuration again and compare with the original"),
+    "nightly": ("pipelines.nightly", "run a suite of small runs with several seeds and gate each against its baseline"),
+    "gate": ("pipelines.gate", "say whether runs are better, the same or worse than a baseline, by the noise of seeds"),
+    "baseline": ("pipelines.baselines", "store runs as a versioned baseline, show one, or list its history"),
+    "compare": ("pipelines.compare", "print the metrics of several runs beside each other, with their differences"),
 }
 
 

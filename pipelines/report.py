@@ -15,6 +15,7 @@ from configs.load import read
 from configs.schema import RunConfig
 from configs.stages import read_record, step_folder, steps_in
 from pipelines.charts import curve_charts, embed, listed, plain
+from pipelines.custody.seal import sealed
 from pipelines.goodput import Goodput, sentence
 from pipelines.history import History, read_history
 from pipelines.page import Table, render
@@ -70,7 +71,9 @@ def write_report(folder: RunFolder) -> None:
 
     Raises DamageError when a stage's record cannot be read.
     """
-    write_atomic(folder.report, build_page(read_traces(folder)))
+    traces = read_traces(folder)
+    told = traces.evaluation.get("digest") if traces.evaluation else None
+    write_atomic(folder.report, sealed(build_page(traces), told))
 
 
 def read_traces(folder: RunFolder) -> Traces:

@@ -23,6 +23,7 @@ from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig, identity
 from configs.stages import data_key
+from configs.suite import is_suite
 from data.dataset import open_dataset
 from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord, content_digest
 from data.packing import pack
@@ -44,7 +45,9 @@ torch.set_num_threads(1)  # more threads than idle cores make small tensors many
 
 Ids = NDArray[np.int64]
 _HOME = Path(__file__).parent.parent / "configs"
-CONFIGS = [*sorted(_HOME.glob("*.yaml")), *sorted((_HOME / "production").glob("*.yaml"))]
+SUITES = [path for path in sorted(_HOME.glob("*.yaml")) if is_suite(path)]
+CONFIGS = [path for path in sorted(_HOME.glob("*.yaml")) if path not in SUITES]
+CONFIGS += sorted((_HOME / "production").glob("*.yaml"))
 FIELDS = ("tokens.npy",)
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
@@ -391,7 +394,7 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
             world,
             {"data": data.manifest.digest, "config": "c"},
             identity=identity(run),
-            config=run.train.checkpoint,
+            config=run.train.retention,
         ),
         open_tracker(run, folder, "train", rank=world.rank),
         Meter(Workload(run.train.global_batch_samples), memory=lambda: 0),

@@ -9,10 +9,12 @@ from pydantic import BaseModel
 from configs.load import dump, explain, load, read
 from configs.presets import PRESETS
 from configs.schema import RunConfig
+from configs.suite import is_suite
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 PRODUCTION = sorted((CONFIGS / "production").glob("*.yaml"))
-EXPERIMENTS = [*sorted(CONFIGS.glob("*.yaml")), *PRODUCTION]
+SUITES = [path for path in sorted(CONFIGS.glob("*.yaml")) if is_suite(path)]
+EXPERIMENTS = [path for path in [*sorted(CONFIGS.glob("*.yaml")), *PRODUCTION] if path not in SUITES]
 OVERLAYS = sorted((CONFIGS / "clusters").glob("*.yaml"))
 
 experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

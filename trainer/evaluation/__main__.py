@@ -1,6 +1,7 @@
 """Command: checkpoint -> metrics.json, run on every rank as `python -m trainer.evaluation RUN_FOLDER`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,11 +9,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import nn
 
+from configs.code import record_code
 from configs.errors import DamageError, DataError
 from configs.folder import RunFolder, digest, file_digest, locked, write_atomic, write_json
 from configs.process import leave, stage_main
 from configs.schema import RunConfig
-from configs.stages import evaluation_key, step_folder, train_key, verify_checkpoint
+from configs.stages import (
+    FINISHED,
+    decides,
+    evaluation_key,
+    final_step,
+    step_folder,
+    train_key,
+    verify_checkpoint,
+)
 from data.dataset import open_dataset
 from data.progress import say
 from data.vocabulary import stored_tokenizer
@@ -25,7 +35,7 @@ from trainer.tracker import open_tracker
 
 
 def evaluate(run: RunConfig, folder: RunFolder) -> None:
-    """Score the finished training's last checkpoint on the test split."""
+    """Score the finished training's result on the test split."""
     torch.set_grad_enabled(False)
     world = World.join(run.world, whole=True)
     if world.rank == 0:
@@ -40,9 +50,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     manifest = data.manifest
     if "test" not in manifest.splits:
         raise DataError("there is no test split to evaluate on; set data.splits.test above 0 and prepare again")
-    checkpoint = step_folder(folder.train, run.train.steps)
-    if not checkpoint.exists():
-        raise DamageError(f"{checkpoint} is missing: training is not finished; run `trainworks train` first")
+    checkpoint = result_folder(run, folder)
     record = verify_checkpoint(checkpoint)
     if record["config"] != train_key(run) or record["data"] != manifest.digest:
         raise DamageError(f"{checkpoint} was not trained with this configuration on this data; train again")
@@ -59,6 +67,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
         write_atomic(folder.units, save(tensors_of(result.units)))
         origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run, folder)}
         files = {path.name: file_digest(path) for path in (folder.samples, folder.figures, folder.units, folder.cost)}
+        origin |= {"run": file_digest(folder.config), "code": record_code(folder)}
         written = origin | result.record() | {"files": files}
         write_json(folder.metrics, written | {"digest": digest(written)})
         say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")
@@ -70,6 +79,15 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     tracker.finish("completed")
 
 
+def result_folder(run: RunConfig, folder: RunFolder) -> Path:
+    """The checkpoint that is the training's result. Raises DamageError where it is not finished."""
+    step = final_step(run, folder)
+    if step is not None:
+        return step_folder(folder.train, step)
+    absent = folder.train / FINISHED if decides(run) else step_folder(folder.train, run.train.steps)
+    raise DamageError(f"{absent} is missing: training is not finished; run `trainworks train` first")
+
+
 def tensors_of(units: Mapping[str, Units]) -> dict[str, NDArray[Any]]:
     """The arrays of units.safetensors."""
     return {f"{name}/{part}": getattr(each, part) for name, each in units.items() for part in ("ids", "sums", "sizes")}
@@ -79,7 +97,7 @@ def load_networks(
     networks: Mapping[str, nn.Module], folder: RunFolder, run: RunConfig, world: World
 ) -> dict[str, nn.Module]:
     """The trained networks, with averaged weights where the run averages them."""
-    checkpoint = step_folder(folder.train, run.train.steps)
+    checkpoint = result_folder(run, folder)
     return {
         name: load_network(checkpoint, name, network, averaged=run.train.ema is not None).to(world.device).eval()
         for name, network in networks.items()

@@ -1,0 +1,214 @@
+"""Command: a suite of small runs with several seeds, each family gated. Run as `trainworks nightly SUITE.yaml`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from configs.code import code_record
+from configs.errors import DamageError, UserError
+from configs.folder import RunFolder, digest, write_atomic, write_json
+from configs.process import command_main, die_with_parent
+from configs.suite import SuiteConfig, SuiteRun, arguments_of, read_suite
+from pipelines.baselines import HOME as BASELINES
+from pipelines.baselines import load_baseline, store
+from pipelines.custody.again import run_command
+from pipelines.gate.against import gate
+from pipelines.gate.junit import suite_of, written
+from pipelines.gate.page import lines, said, verdict_table
+from pipelines.gate.readings import Kind, Reading, read_reading
+from pipelines.gate.verdicts import MINIMUM, Judgement
+from pipelines.page import Table, render
+
+STOPPED = 128
+"""Exit codes from here on are those of signals: the suite stops with the run"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What came of one family of the suite."""
+
+    name: str
+    failed: dict[int, int]
+    """Exit code of each run that failed, by seed"""
+    judgement: Judgement | None = None
+    stored: bool = False
+    """Whether its runs have become a baseline"""
+    note: str = ""
+    """What was stored, or why there is no judgement"""
+
+    @property
+    def code(self) -> int:
+        """Exit code: 1 when a run failed or is worse, 2 when nothing can be said, 0 else."""
+        if self.failed:
+            return 1
+        return self.judgement.code if self.judgement else 0 if self.stored else 2
+
+    @property
+    def word(self) -> str:
+        if self.failed:
+            return "failed"
+        return self.judgement.word if self.judgement else "stored" if self.stored else "not comparable"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="trainworks nightly",
+        description="Do every run of a suite that is not done by this code yet, gate each family, and write one page "
+        "(nightly.html), JUnit XML (nightly.xml) and JSON (nightly.json) beside the runs.",
+        epilog="exit codes: 0 nothing is worse, 1 something is or a run failed, 2 something cannot be compared or a "
+        "mistake in what was asked, 130/137/143 stopped by a signal",
+    )
+    top.add_argument("suite", type=Path, metavar="SUITE", help="such as configs/nightly.yaml")
+    top.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where DIR/SUITE/CODE goes (runs)")
+    top.add_argument("--baselines", type=Path, default=BASELINES, metavar="DIR", help=f"where they are ({BASELINES})")
+    top.add_argument("--set-baseline", action="store_true", help="store each family as its next baseline, do not gate")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 nothing worse, 1 worse or failed, 2 not comparable or a mistake, 128+n stopped by a signal."""
+    arguments = parser().parse_args(argv)
+    return command_main("nightly", lambda: _nightly(arguments))
+
+
+def _nightly(arguments: argparse.Namespace) -> int:
+    suite = read_suite(arguments.suite)
+    home = home_of(suite, arguments.runs)
+    failed: dict[str, dict[int, int]] = {each.name: {} for each in suite.runs}
+    for run in suite.runs:
+        for seed in suite.seeds:
+            name = folder_name(run, seed)
+            print(f"--- {name}", flush=True)
+            words = arguments_of(arguments.suite, run, seed)
+            code = run_command("run", *words, "--runs", home, "--name", name)
+            if code > STOPPED:
+                return code
+            if code:
+                failed[run.name][seed] = code
+    families = [
+        settle(suite, run, home, arguments.baselines, failed[run.name], stores=arguments.set_baseline)
+        for run in suite.runs
+    ]
+    write_verdicts(suite, families, home)
+    for family in families:
+        for line in told(family):
+            print(line)
+    print(home / "nightly.html")
+    return max((family.code for family in families), key=(0, 2, 1).index)
+
+
+def home_of(suite: SuiteConfig, runs: Path) -> Path:
+    """Where the suite's runs by this code go: what other code left complete says nothing of this one."""
+    record = code_record()
+    return runs / suite.name / digest([record["files"], record["packages"], record["python"]])[:12]
+
+
+def folder_name(run: SuiteRun, seed: int) -> str:
+    return f"{run.name}-seed-{seed}"
+
+
+def settle(
+    suite: SuiteConfig, run: SuiteRun, home: Path, baselines: Path, failed: dict[int, int], *, stores: bool
+) -> Family:
+    """Gate a family's finished runs, or keep them as its baseline when none has failed."""
+    name = f"{suite.gate.baseline}-{run.name}"
+    done = [RunFolder(home / folder_name(run, seed)) for seed in suite.seeds if seed not in failed]
+    try:
+        readings = [read_reading(folder) for folder in done]
+        if stores:
+            return _stored(run, name, readings, baselines, failed)
+        if not readings:
+            return Family(run.name, failed, note="no run of it is finished")
+        minimum: dict[Kind, float] = {**MINIMUM, **suite.gate.minimum}
+        baseline = load_baseline(name, baselines)
+        return Family(run.name, failed, gate(readings, baseline, baselines, alpha=suite.gate.alpha, minimum=minimum))
+    except (UserError, DamageError) as error:
+        return Family(run.name, failed, note=str(error))
+
+
+def _stored(run: SuiteRun, name: str, readings: Sequence[Reading], baselines: Path, failed: dict[int, int]) -> Family:
+    if failed:
+        return Family(run.name, failed, note="it is not stored: a baseline is of all seeds")
+    return Family(run.name, failed, note=f"stored as {store(name, readings, baselines)}", stored=True)
+
+
+def told(family: Family) -> list[str]:
+    """A family's lines for a terminal, its verdict last."""
+    found = [f"{family.name}: seed {seed} failed with code {code}" for seed, code in family.failed.items()]
+    if family.judgement:
+        found += [f"{family.name}: {line}" for line in lines(family.judgement)]
+    return [*found, f"{family.name}: {family.word}" + (f": {family.note}" if family.note else "")]
+
+
+def write_verdicts(suite: SuiteConfig, families: Sequence[Family], home: Path) -> None:
+    """The page, JUnit XML and JSON of the whole suite."""
+    record = {
+        "suite": suite.name,
+        "families": [
+            {
+                "name": family.name,
+                "verdict": family.word,
+                "failed": {str(seed): code for seed, code in family.failed.items()},
+                "note": family.note,
+                "gate": family.judgement.record() if family.judgement else None,
+            }
+            for family in families
+        ],
+    }
+    write_json(home / "nightly.json", record)
+    write_atomic(home / "nightly.xml", junit(suite, families))
+    write_atomic(home / "nightly.html", build_page(suite, families))
+
+
+def junit(suite: SuiteConfig, families: Sequence[Family]) -> str:
+    """A test suite of the runs, one test case each, and one for each family's gate."""
+    root = ElementTree.Element("testsuites", name=suite.name)
+    failures = sum(len(family.failed) for family in families)
+    missing = [family for family in families if not (family.judgement or family.stored or family.failed)]
+    tests = len(families) * len(suite.seeds)
+    runs = ElementTree.SubElement(
+        root, "testsuite", name="runs", tests=str(tests), failures=str(failures), errors=str(len(missing))
+    )
+    for family in families:
+        for seed in suite.seeds:
+            case = ElementTree.SubElement(runs, "testcase", classname=f"run.{family.name}", name=f"seed {seed}")
+            if seed in family.failed:
+                ElementTree.SubElement(case, "failure", message=f"ended with code {family.failed[seed]}")
+            elif family in missing and seed == suite.seeds[0]:
+                ElementTree.SubElement(case, "error", message=family.note)
+    root.extend(suite_of(family.judgement) for family in families if family.judgement)
+    return written(root)
+
+
+def build_page(suite: SuiteConfig, families: Sequence[Family]) -> str:
+    """The whole page: a line for each family, then its metrics."""
+    rows = [
+        (family.name, [family.word, ", ".join(map(str, family.failed)) or "none", _counted(family), family.note or "–"])
+        for family in families
+    ]
+    strong = frozenset((row, 0) for row, family in enumerate(families) if family.code == 1)
+    head = [("", ""), ("verdict", ""), ("failed seeds", ""), ("worse", "metrics"), ("note", "")]
+    gated = [(family, verdict_table(family.judgement)) for family in families if family.judgement]
+    return render(
+        "nightly",
+        name=suite.name,
+        worse=[family.name for family in families if family.code == 1],
+        summary=Table("Each family with all its seeds.", head, rows, strong),
+        families=[(family.name, family.judgement, table) for family, table in gated],
+        sections=[("families", "Families"), *((family.name, family.name.capitalize()) for family, _ in gated)],
+        charts=[],
+    )
+
+
+def _counted(family: Family) -> str:
+    verdicts = family.judgement.verdicts if family.judgement else ()
+    return ", ".join(each.name for each in verdicts if said(each) == "worse") or "none"
+
+
+if __name__ == "__main__":
+    die_with_parent(by=15)
+    sys.exit(main())
