@@ -4,7 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks import data, engine, families_diffusion, families_images, families_text, loop
+from benchmarks import (
+    data,
+    engine,
+    evaluation_classes,
+    evaluation_images,
+    evaluation_text,
+    families_diffusion,
+    families_images,
+    families_text,
+    loop,
+)
 from benchmarks.harness import Case, Limit, measure_limit, run, select
 
 CASES: tuple[Case | Limit, ...] = (
@@ -14,6 +24,9 @@ CASES: tuple[Case | Limit, ...] = (
     *families_images.CASES,
     *families_diffusion.CASES,
     *engine.CASES,
+    *evaluation_text.CASES,
+    *evaluation_classes.CASES,
+    *evaluation_images.CASES,
 )
 DEFAULT_ROUNDS = 10
 
