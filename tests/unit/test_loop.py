@@ -297,6 +297,7 @@ def test_a_loss_that_runs_away_ends_the_run_and_leaves_only_sound_checkpoints(
     trainer = make_trainer(loop_run(train__validate_every_steps=100), folder)
     with pytest.raises(FloatingPointError, match=r"train/loss is nan at step 4; .*learning_rate"):
         fit(trainer, BEGINNING, stop)
+    trainer.checkpointer.wait()  # as the command does: what is being written may still become whole
     trainer.tracker.finish("failed")
     assert steps_in(folder.train) == [2]
     assert list(steps_of(folder)) == [1, 2, 3]
