@@ -55,8 +55,9 @@ def refuse_rare(classes: Mapping[str, Mapping[str, int]], config: SplitConfig, n
         held.update(counts if split.startswith("fold-") else {})
     label, size = min(held.items(), key=itemgetter(1), default=("", config.folds.count))
     if size < config.folds.count:
+        fewer = f"set data.splits.folds.count to {size} or fewer, " if size > 1 else ""
         raise DataError(
             f"{name}: class {label!r} has {size} {sample}{'s' * (size > 1)} for the {config.folds.count} folds into "
-            f"which data.splits.stratify divides every class; set data.splits.folds.count to {max(2, size)} or fewer, "
-            "give more of that class, or set data.splits.stratify=false"
+            f"which data.splits.stratify divides every class; {fewer}give more of that class, or set "
+            "data.splits.stratify=false"
         )

@@ -14,8 +14,9 @@ from configs.folds import fold_names, fold_run, repeat_folder, repeats_of
 from configs.metrics import Evaluation, Metric, protocol_id, read_evaluation
 from configs.schema import RunConfig
 from configs.stages import complete, fold_digests, read_record
+from pipelines.folds.classes import lacking_class, withhold
 from pipelines.folds.interval import Spread, spread
-from pipelines.folds.pooled import Arrays, pool, read_units
+from pipelines.folds.pooled import Arrays, pool, read_part, read_units
 from pipelines.folds.protocol import agreed, describe_folds
 
 OURS = "test/"
@@ -39,10 +40,16 @@ def collect_folds(run: RunConfig, folder: RunFolder) -> str:
     with locked(folder.evaluation):
         evaluations = {name: read_evaluation(folder.fold(name)) for name in names}
         units = pool(evaluations, {name: read_units(folder.fold(name)) for name in names})
-        metrics, protocols, spreads = mean_metrics(evaluations, describe_folds(run, folder))
-        pooled, more = pooled_metrics(evaluations, units, describe_folds(run, folder))
+        division = describe_folds(run, folder)
+        metrics, protocols, spreads = mean_metrics(evaluations, division)
+        if lacking := lacking_class(run, folder):
+            metrics = withhold(metrics, protocols, lacking, {name.rpartition("/")[2] for name in units})
+        pooled, more = pooled_metrics(evaluations, units, division)
         write_json(folder.figures, [fold_table(evaluations, metrics, spreads)])
         write_atomic(folder.units, save(_tensors(units) if len(repeats_of(run)) == 1 else {}))
+        first = folder.fold(names[0])  # its networks are those of all folds, and its samples are to look at
+        write_atomic(folder.cost, read_part(first, first.cost))
+        write_atomic(folder.samples, read_part(first, first.samples))
         _write(run, folder, evaluations, [*metrics, *pooled], protocols | more)
     return f"{len(names)} folds: {len(metrics) + len(pooled)} metrics written to {folder.metrics}"
 
@@ -64,7 +71,7 @@ def _write(
         "code": record_code(folder),
         "metrics": [asdict(metric) for metric in metrics],
         "protocols": protocols,
-        "files": {path.name: file_digest(path) for path in (folder.figures, folder.units)},
+        "files": {path.name: file_digest(path) for path in (folder.samples, folder.figures, folder.units, folder.cost)},
     }
     write_json(folder.metrics, record | {"digest": digest(record)})
 
@@ -119,7 +126,7 @@ def pooled_metrics(
         protocol = {**shared, **division, "value": "over the samples of all folds together", "interval": "none"}
         protocols[protocol_id(protocol)] = protocol
         value, first = float(scores["sums"].sum() / scores["sizes"].sum()), next(iter(of_fold.values()))
-        size = len(scores["sums"])
+        size = sum(metric.n for metric in of_fold.values())
         metrics.append(Metric(_pooled(name), value, None, size, first.unit, first.better, protocol_id(protocol)))
     return metrics, protocols
 
@@ -141,8 +148,8 @@ def fold_table(evaluations: Evaluations, metrics: Sequence[Metric], spreads: Map
     }
     rows = []
     for metric in metrics:
-        found = spreads.get(metric.name)
-        told = [found.mean, found.deviation, *found.interval] if found else [None] * 4
+        found = None if metric.undefined else spreads[metric.name]
+        told = [found.mean, found.deviation, *(found.interval or (None, None))] if found else [None] * 4
         rows.append([metric.name, *values[metric.name], *told])
     return {
         "kind": "table",
@@ -150,5 +157,5 @@ def fold_table(evaluations: Evaluations, metrics: Sequence[Metric], spreads: Map
         "columns": ["metric", *evaluations, "mean", "standard deviation", "95 % from", "to"],
         "rows": rows,
         "note": "A fold is named by its repeat and its number. The interval is the corrected resampled t (Nadeau and "
-        "Bengio, 2003): folds share training samples, and are no independent draws.",
+        "Bengio, 2003): folds share training samples, and are no independent draws. Equal values have none.",
     }

@@ -1,10 +1,11 @@
 """Scores of single samples over all folds together: every sample was held out once in each repeat."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from configs.errors import DamageError
 from configs.folder import RunFolder, file_digest
@@ -15,15 +16,21 @@ Arrays = dict[str, NDArray]
 """`ids`, `sums` and `sizes` [N]"""
 
 
+def read_part(folder: RunFolder, path: Path) -> bytes:
+    """A file of a fold's evaluation. Raises DamageError when it is not what was written beside metrics.json."""
+    told = read_record(folder.metrics)["files"][path.name]
+    if not path.is_file() or file_digest(path) != told:
+        raise DamageError(
+            f"{path} is not what was written beside {folder.metrics.name}; remove {folder.evaluation} and give the "
+            "command again, which evaluates the fold"
+        )
+    return path.read_bytes()
+
+
 def read_units(folder: RunFolder) -> dict[str, Arrays]:
     """A fold's scores by metric and kind. Raises DamageError when they are not what its evaluation wrote."""
-    told = read_record(folder.metrics)["files"][folder.units.name]
-    if not folder.units.is_file() or file_digest(folder.units) != told:
-        raise DamageError(
-            f"{folder.units} is not what was written beside {folder.metrics.name}; evaluate the fold again"
-        )
     found: dict[str, Arrays] = {}
-    for key, array in load_file(folder.units).items():
+    for key, array in load(read_part(folder, folder.units)).items():
         name, _, part = key.rpartition("/")
         found.setdefault(name, {})[part] = array
     return found

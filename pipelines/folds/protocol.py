@@ -11,6 +11,8 @@ from configs.schema import RunConfig
 from configs.stages import read_record
 
 Protocol = Mapping[str, Any]
+OWN = ("data", "reference_data", "baseline_data")
+"""Parts of a protocol that name the samples of the fold itself; data of another run, as a judge's are, must agree"""
 
 
 def agreed(protocols: Mapping[str, Protocol]) -> dict[str, Any]:
@@ -23,13 +25,14 @@ def agreed(protocols: Mapping[str, Protocol]) -> dict[str, Any]:
         if parts := unlike(ours, theirs):
             raise DamageError(
                 f"folds {first} and {name} were evaluated under unlike protocols ({'; '.join(parts)}), so that they "
-                "have no common mean; remove the evaluation folder of one and give the command again"
+                "have no common mean; ask for what every fold can be evaluated with (no more samples than the smallest "
+                "one holds, where they were counted), or remove the evaluation of one, and give the command again"
             )
     return ours
 
 
 def _without_data(protocol: Protocol) -> dict[str, Any]:
-    return {part: value for part, value in protocol.items() if part != "data" and not part.endswith("_data")}
+    return {part: value for part, value in protocol.items() if part not in OWN}
 
 
 def describe_folds(run: RunConfig, folder: RunFolder) -> dict[str, Any]:

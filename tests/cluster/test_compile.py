@@ -11,7 +11,7 @@ from configs.load import load, validate
 from configs.schema import RunConfig
 from pipelines.parameters import decode_config, decode_folder, encode_config, encode_folder
 from pipelines.training import compile_pipeline
-from tests.golden.__main__ import CONFIGS, HERE, schema
+from tests.golden.__main__ import CONFIGS, PIPELINES, golden_file, golden_run, schema
 
 pytestmark = pytest.mark.cluster
 
@@ -21,10 +21,11 @@ def demo() -> RunConfig:
     return load([str(CONFIGS / "demo-lm.yaml")])
 
 
-def test_the_compiled_demo_equals_its_golden_file(demo: RunConfig, tmp_path: Path) -> None:
-    compile_pipeline(demo, tmp_path / "pipeline.yaml")
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_compiled_pipeline_equals_its_golden_file(name: str, tmp_path: Path) -> None:
+    compile_pipeline(golden_run(name), tmp_path / "pipeline.yaml")
     written = (tmp_path / "pipeline.yaml").read_text()
-    assert written == (HERE / "demo-lm.pipeline.yaml").read_text(), "changed on purpose? make golden, and look"
+    assert written == golden_file(name).read_text(), "changed on purpose? make golden, and look"
 
 
 def test_the_compiled_demo_loads_in_kfp_with_three_steps(demo: RunConfig, tmp_path: Path) -> None:

@@ -9,6 +9,11 @@ from pipelines.training import compile_pipeline
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
+PIPELINES = {
+    "demo-lm": ["demo-lm.yaml"],
+    "demo-cnn-folds": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2"],
+}
+"""What is compiled, by the name of its golden file: a run of one model, and a cross-validation"""
 
 
 def schema() -> str:
@@ -16,9 +21,20 @@ def schema() -> str:
     return json.dumps(RunConfig.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
+def golden_run(name: str) -> RunConfig:
+    """The configuration whose pipeline is the golden file of that name."""
+    path, *overrides = PIPELINES[name]
+    return load([str(CONFIGS / path), *overrides])
+
+
+def golden_file(name: str) -> Path:
+    return HERE / f"{name}.pipeline.yaml"
+
+
 def main() -> None:
     (CONFIGS / "schema.json").write_text(schema(), encoding="utf-8")
-    compile_pipeline(load([str(CONFIGS / "demo-lm.yaml")]), HERE / "demo-lm.pipeline.yaml")
+    for name in PIPELINES:
+        compile_pipeline(golden_run(name), golden_file(name))
 
 
 if __name__ == "__main__":

@@ -381,6 +381,8 @@ def test_a_class_with_fewer_samples_than_folds_is_named(tmp_path: Path):
     docs = [*corpus(60), *(Doc(f"rare {k}", "rare") for k in range(2))]
     with pytest.raises(DataError, match=r"class 'rare' has 2 documents for the 3 folds .*folds.count to 2 or fewer"):
         run(tmp_path, [docs], stratify=True, test=0, validation=0, folds=FoldConfig(count=3))
+    with pytest.raises(DataError, match=r"'rare' has 1 document for the 3 .* every class; give more of that class, or"):
+        run(tmp_path, [docs[:-1]], stratify=True, test=0, validation=0, folds=FoldConfig(count=3))
 
 
 def test_an_empty_split_says_what_to_try(tmp_path: Path):

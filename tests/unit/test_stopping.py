@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.tiny import (
     without_deepspeed,
     write_dataset,
 )
+from tests.unit.test_anomalies import Poisoned
 from trainer.checkpoint import TrainState, settle_result
 from trainer.distributed import World
 from trainer.feed import Feed
@@ -35,6 +37,7 @@ from trainer.heartbeat import NullPulse
 from trainer.loop import StopRequest, Trainer, fit
 from trainer.stopping import Watch
 from trainer.task import Batch
+from trainer.tasks import build_task
 from trainer.timetable import Timetable
 from trainer.tracker import read_events
 
@@ -463,3 +466,38 @@ def test_the_result_stays_among_the_checkpoints_that_are_kept():
     own = CheckpointConfig(every_steps=3, best=BestConfig(metric="validation/loss", count=3))
     assert train.model_copy(update={"checkpoint": own}).retention == own
     assert train.model_copy(update={"result": "last"}).retention == train.checkpoint
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Updates, counted from 0 as they are first drawn, whose loss is made no number."""
+    updates: list[int] = []
+    drawn: list[tuple[int, ...]] = []
+
+    def bad(batch: Batch) -> float:
+        if batch.ids not in drawn:
+            drawn.append(batch.ids)
+        return math.nan if drawn.index(batch.ids) // 2 in updates else 1.0  # two micro-batches an update
+
+    monkeypatch.setattr("tests.tiny.build_task", lambda *args: Poisoned(build_task(*args), bad))
+    return updates
+
+
+def test_a_way_back_forgets_the_passes_since_the_checkpoint_also_when_it_is_taken_again(
+    folder: RunFolder, stop: StopRequest, passes: list[int], poisoned: list[int]
+):
+    run = stopping_run(
+        train__log_every_steps=1,
+        train__checkpoint="{every_steps: 4, keep: 1}",
+        train__anomalies="{not_finite: rollback}",
+    )
+    poisoned.append(6)
+    state = train(run, folder, stop)
+    assert passes == [2, 4, 6, 6, 8], "the pass at step 6 was taken back with its step, and did not count twice"
+    assert (state.step, state.position) == (8, 88)
+    assert state.stopping == {"metric": ["validation/loss", "lower"], "best": [4, 2.0], "mark": 2.0, "waited": 2}
+    assert final_step(run, folder) == 4
+    shutil.rmtree(step_folder(folder.train, 8))  # as if killed after the way back and before its next checkpoint
+    (folder.train / FINISHED).unlink()
+    assert train(run, folder, stop) == state
+    assert passes == [2, 4, 6, 6, 8, 6, 6, 8]
