@@ -64,6 +64,7 @@ SMALL: dict[str, Any] = {
     "data.shard_samples": 64,
     "data.splits.validation": 0.2,
     "data.splits.test": 0.2,
+    "data.splits.folds": None,
     "task.model.num_layers": 2,
     "task.model.width": lambda old: min(old, 32),
     "task.model.num_heads": 4,

@@ -124,6 +124,7 @@ def test_where_scores_are_too_many_to_keep_the_areas_say_so() -> None:
     assert kept.MOST_SCORES == 50_000_000
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=3, max_size=3))
 def test_the_majority_class_is_a_classifier_of_the_train_splits_shares(training: list[int]) -> None:
     said = majority(say([0, 1, 1, 2]), training)
@@ -133,6 +134,17 @@ def test_the_majority_class_is_a_classifier_of_the_train_splits_shares(training:
     told = tell(said)
     assert (told["roc_area"].value, told["matthews"].value) == (0.5, 0)
     assert told["average_precision"].value == pytest.approx(1 / 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(2, 9))
+def test_shares_that_are_right_have_a_calibration_error_of_0_and_not_of_what_sums_are_rounded_by(
+    each: int, classes: int
+) -> None:
+    names = [f"kind-{number}" for number in range(classes)]
+    said = majority(say(list(range(classes)) * each, classes=classes), [7] * classes)
+    error = tell(said, names, top=classes)["calibration_error"]
+    assert (error.value, error.undefined) == (0, None)
 
 
 @settings(max_examples=25, deadline=None)

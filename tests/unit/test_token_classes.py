@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,25 @@ from sklearn import metrics
 from torch import Tensor, nn
 
 from configs.folder import RunFolder
+from configs.metrics import Metric
 from data.manifest import read_manifest
 from data.prepare import prepare
+from data.samples import encode_array
 from data.vocabulary import stored_tokenizer
 from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, read_samples, shrink, write_rows
+from tests.unit.test_token_classification import task as small_task
 from trainer.distributed import World, seed_all
 from trainer.evaluation.contract import Result
-from trainer.evaluation.token_classes import evaluate, token_metrics
+from trainer.evaluation.tag_metrics import token_metrics
+from trainer.evaluation.tag_survey import Survey, survey_tags
+from trainer.evaluation.token_classes import evaluate
 from trainer.models.cross_entropy import IGNORE
+from trainer.task import Batch
 from trainer.tasks import build_task
 from trainer.tasks.token_classification import TokenClassification, tag_logits
 
 reference: Any = metrics
+TAGS = ("O", "B-PER", "I-PER", "LOC")
 
 
 class Prepared:
@@ -105,27 +112,109 @@ class Broken(nn.Module):
 def test_scores_that_are_not_numbers_leave_every_metric_undefined(prepared: Prepared) -> None:
     result = prepared.evaluate(net=Broken(len(prepared.manifest.tags)))
     own = [metric for metric in result.metrics if metric.name.startswith("test/")]
-    assert {metric.undefined for metric in own} == {"the scores of some tokens are not numbers"}
+    size = len(prepared.readers["test"])
+    assert {metric.undefined for metric in own} == {f"the scores of {size} of {size} samples are not numbers"}
     assert [metric.name for metric in own] == [
         m.name for m in prepared.evaluate().metrics if m.name.startswith("test/")
     ]
     assert (result.figures, result.units) == ((), {})
 
 
-def test_a_split_without_spans_has_an_accuracy_and_no_f1(prepared: Prepared) -> None:
-    tags = torch.zeros(2, 5, dtype=torch.int64)
-    nll = torch.ones(2, dtype=torch.float64)
-    sums = {name: float(value) for name, value in prepared.task.sums(nll, tags, tags).items()}
-    told = {metric.name: metric for metric in token_metrics("test", sums, ["first"], "p")}
-    assert told["test/accuracy"].value == 1
-    assert (
-        told["test/f1"].undefined == told["test/precision"].undefined == "the split has no span, and none is predicted"
-    )
-    assert told["test/recall"].undefined == "the split has no span"
-    assert told["test/f1_first"].undefined == "the split has no span of first, and none is predicted"
+KINDS = ["PER", "LOC"]
+
+
+class Listed(list[dict[str, bytes]]):
+    """Stored samples of given tags, every token another."""
+
+    def __init__(self, rows: Sequence[Sequence[int]]) -> None:
+        arrays = ((np.arange(len(row) + 1, dtype="<u2"), np.array([IGNORE, *row], dtype="<i2")) for row in rows)
+        super().__init__({"tokens.npy": encode_array(a), "tags.npy": encode_array(b)} for a, b in arrays)
+
+
+def survey(rows: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]], sure: float = 9.0) -> Survey:
+    """Of a model that tags rows of the tags O, B-PER, I-PER and LOC with guesses, by so much larger a logit."""
+    family = small_task()
+    table = torch.zeros(len(rows), max(map(len, rows), default=0), len(TAGS))
+    for row, each in enumerate(guesses):
+        table[row, range(len(each)), list(each)] = sure
+
+    def logits(batch: Batch) -> Tensor:
+        return table[list(batch.ids), : batch.tensors["tokens"].shape[1]]
+
+    reader: Any = Listed(rows)
+    return survey_tags(reader, family, logits, ALONE, batch=2)
+
+
+def tell(found: Survey) -> dict[str, Metric]:
+    return {each.name.removeprefix("test/"): each for each in token_metrics("test", found, KINDS, "p")}
+
+
+def test_a_perfect_prediction_finds_every_span_and_padding_none() -> None:
+    rows = [[1, 2, 0, 3, IGNORE], [0, 3, IGNORE]]
+    found = survey(rows, [[1, 2, 0, 3, 3], [0, 3, 3]])
+    told = tell(found)
+    assert {told[name].value for name in ("f1", "precision", "recall", "accuracy", "f1_PER", "f1_LOC")} == {1}
+    assert found.spans.true.tolist() == [[1, 1], [0, 1]]
+    assert (told["accuracy"].n, told["f1"].n, told["f1_LOC"].n) == (6, 3, 2)
+
+
+def test_a_span_that_is_too_short_counts_against_precision_and_recall() -> None:
+    told = tell(survey([[1, 2, 0, 3, 0]], [[1, 0, 0, 3, 3]]))
+    assert told["f1"].value == 0
+    assert told["accuracy"].value == pytest.approx(3 / 5)
+    assert (told["accuracy"].stderr, told["accuracy"].interval) == (None, None)  # of one sample
+
+
+def test_a_model_that_tags_nothing_has_an_f1_of_0_without_error() -> None:
+    told = tell(survey([[1, 2, 0, 3, 0], [0, 3]], [[0] * 5, [0] * 2]))
+    assert (told["f1"].value, told["f1"].stderr, told["precision"].value) == (0, 0, 0)
+    assert told["accuracy"].stderr == pytest.approx(2 / 49)  # residuals of -1/7 and 1/7 over 7 tokens
+
+
+def test_a_split_without_spans_has_an_accuracy_and_no_f1() -> None:
+    told = tell(survey([[0] * 5, [0] * 3], [[0] * 5, [0] * 3]))
+    assert told["accuracy"].value == 1
+    assert told["f1"].undefined == told["precision"].undefined == "the split has no span, and none is predicted"
+    assert told["recall"].undefined == "the split has no span"
+    assert told["f1_LOC"].undefined == "the split has no span of LOC, and none is predicted"
 
 
 def test_an_empty_split_leaves_every_metric_undefined() -> None:
-    assert {metric.undefined for metric in token_metrics("test", {}, ["first"], "p")} == {
-        "no token of the split has a tag"
-    }
+    assert {each.undefined for each in tell(survey([], [])).values()} == {"no token of the split has a tag"}
+
+
+def test_a_tag_that_is_ruled_out_makes_the_loss_infinite_which_is_said() -> None:
+    ruled_out = survey([[0, 3], [0, 0]], [[1, 3], [1, 1]], sure=-math.inf)
+    told = tell(ruled_out)
+    assert told["loss"].undefined == "a tag of 1 of 2 samples has probability 0, so the loss is infinite"
+    assert told["accuracy"].value == 0.75
+    assert set(ruled_out.units()) == {"test/accuracy", "test/f1"}
+
+
+def test_spans_by_kind_are_those_of_scikit_learn_where_each_token_is_one() -> None:
+    rng = np.random.default_rng(0)
+    truth = [[int(rng.choice([0, 1, 3])), 0] * 3 for _ in range(60)]  # no two spans side by side
+    guess = [[int(rng.choice([0, 1, 3])), 0] * 3 for _ in range(60)]
+    told = tell(survey(truth, guess))
+    flat = [np.array(each).ravel() for each in (truth, guess)]
+    by_kind = reference.f1_score(*flat, labels=[1, 3], average=None)
+    assert [told["f1_PER"].value, told["f1_LOC"].value] == pytest.approx(by_kind.tolist(), rel=1e-12)
+    assert told["f1"].value == pytest.approx(reference.f1_score(*flat, labels=[1, 3], average="micro"), rel=1e-12)
+
+
+def test_an_interval_is_that_of_resampled_samples_and_an_error_its_spread() -> None:
+    rng = np.random.default_rng(1)
+    truth = [rng.choice([0, 1, 3], rng.integers(2, 9)).tolist() for _ in range(80)]
+    guess = [[tag if rng.random() < 0.7 else 0 for tag in row] for row in truth]
+    found = survey(truth, guess, sure=1.0)
+    told = tell(found)
+    again = [rng.integers(0, 80, 80) for _ in range(2000)]
+    shares = np.array([found.correct[each].sum() / found.tokens[each].sum() for each in again])
+    assert told["accuracy"].stderr == pytest.approx(shares.std(), rel=0.08)
+    assert told["accuracy"].interval == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])), abs=0.01)
+    errors = np.array([np.abs(found.gaps[each].sum(0)).sum() / found.tokens[each].sum() for each in again])
+    assert told["calibration_error"].interval == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])), abs=0.01)
+    for name in ("f1", "f1_PER", "f1_LOC", "precision", "recall"):
+        low, high = told[name].interval or (1.0, 0.0)
+        assert low < (told[name].value or 0.0) < high
+        assert (told[name].stderr or 0.0) == pytest.approx((high - low) / 3.92, rel=0.2)

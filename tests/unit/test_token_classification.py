@@ -11,7 +11,7 @@ from configs.errors import DamageError, DataError
 from configs.language import EncoderConfig, TokenClassificationConfig
 from data.manifest import Manifest, Split, TokenizerRecord
 from trainer.distributed import add
-from trainer.evaluation.token_classes import spell, token_metrics
+from trainer.evaluation.token_classes import spell
 from trainer.tasks.token_classification import TokenClassification, kind_names, span_kinds, spans
 
 TAGS = ("O", "B-PER", "I-PER", "LOC")
@@ -70,39 +70,20 @@ def test_two_tags_of_one_kind_are_one_kind():
     assert kind_names(TAGS) == ["PER", "LOC"]
 
 
-def test_a_perfect_prediction_finds_every_span_and_padding_none():
+def test_while_training_f1_is_that_of_whole_spans_and_padding_has_none():
     family = task()
-    batch = family.collate([sample(0, [1, 2, 0, 3, -100]), sample(1, [0, 3, -100])])
-    tags = batch.tensors["tags"]
-    assert batch.count == 6
-    sums = family.sums(torch.zeros(2, dtype=torch.float64), tags.clamp(min=0), tags)
-    metrics = {
-        m.name: m.value for m in token_metrics("test", {k: float(v) for k, v in sums.items()}, ["PER", "LOC"], "p")
-    }
-    assert metrics["test/f1"] == metrics["test/precision"] == metrics["test/recall"] == metrics["test/accuracy"] == 1
-    assert (float(sums["true/0"]), float(sums["true/1"])) == (1, 2)
+    tags = family.collate([sample(0, [1, 2, 0, 3, -100]), sample(1, [0, 3, -100])]).tensors["tags"]
+    predicted = tags.clamp(min=0).clone()
+    nll = torch.tensor([4.0, 2.0], dtype=torch.float64)
 
+    def told() -> dict[str, float]:
+        return family.metrics({name: float(value) for name, value in family.sums(nll, predicted, tags).items()})
 
-def test_a_span_that_is_too_short_counts_against_precision_and_recall():
-    family = task()
-    tags = family.collate([sample(0, [1, 2, 0, 3, 0])]).tensors["tags"]
-    predicted = torch.tensor([[1, 0, 0, 3, 3]])
-    sums = family.sums(torch.zeros(1, dtype=torch.float64), predicted, tags)
-    metrics = {
-        m.name: m.value for m in token_metrics("test", {k: float(v) for k, v in sums.items()}, ["PER", "LOC"], "p")
-    }
-    assert metrics["test/f1"] == 0
-    assert metrics["test/accuracy"] == pytest.approx(3 / 5)
-
-
-def test_a_model_that_tags_nothing_has_an_f1_of_0_without_error():
-    family = task()
-    tags = family.collate([sample(0, [1, 2, 0, 3, 0]), sample(1, [0, 3])]).tensors["tags"]
-    nll = torch.tensor([1.0, 5.0], dtype=torch.float64)
-    sums = {k: float(v) for k, v in family.sums(nll, torch.zeros_like(tags), tags).items()}
-    metrics = {m.name: m for m in token_metrics("test", dict(sorted(sums.items())), ["PER", "LOC"], "p")}
-    assert (metrics["test/f1"].value, metrics["test/f1"].stderr) == (0, 0)
-    assert metrics["test/accuracy"].stderr == pytest.approx(2 / 49)  # residuals of -1/7 and 1/7 over 7 tokens
+    assert told() == {"loss": 1, "accuracy": 1, "f1": 1}
+    predicted[0, 1] = 0  # the first span is too short
+    assert told() == {"loss": 1, "accuracy": pytest.approx(5 / 6), "f1": pytest.approx(2 / 3)}
+    predicted[:] = 0
+    assert told()["f1"] == 0
 
 
 def test_sums_of_two_batches_add_up_to_those_of_both():

@@ -7,11 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.metrics import Metric
 from trainer.task import Sums
 
 BINS = 15
 """Of equal width over the probability of the likeliest class (Guo et al., 2017)"""
 _PARTS = ("count", "correct", "confidence")
+_ROUNDING = 1e-12
+"""Of what a bin holds: where its two sums are nearer each other, they are the same but for rounding"""
 
 
 def confidence_sums(confidence: Tensor, correct: Tensor) -> Sums:
@@ -20,14 +23,18 @@ def confidence_sums(confidence: Tensor, correct: Tensor) -> Sums:
     confidence [N] is the probability of the likeliest class, in (0, 1]; correct [N], 0 or 1, whether it was the right
     one. Returns 3 x BINS scalars, float64, under names that begin with `calibration/`. A bin holds its upper edge.
     """
-    exact = confidence.double()
-    bins = ((exact * BINS).ceil() - 1).clamp(0, BINS - 1).nan_to_num(0).long()  # [N]; NaN stays in the sum
+    exact, bins = confidence.double(), bins_of(confidence)
     weights = (torch.ones_like(exact), correct.double(), exact)
     return {
         name: total
         for part, weight in zip(_PARTS, weights, strict=True)
         for name, total in zip(_names(part), torch.bincount(bins, weight, BINS).unbind(), strict=True)
     }
+
+
+def bins_of(confidence: Tensor) -> Tensor:
+    """The bin of each probability, [N] int64; of one that is no number the first, in whose sum it stays."""
+    return ((confidence.double() * BINS).ceil() - 1).clamp(0, BINS - 1).nan_to_num(0).long()
 
 
 def calibration_error(sums: Mapping[str, float]) -> float:
@@ -38,7 +45,15 @@ def calibration_error(sums: Mapping[str, float]) -> float:
     count, correct, confidence = _bins(sums)
     if not count.sum():
         raise ValueError("no prediction was counted: there is no calibration error of none")
-    return float(np.abs(correct - confidence).sum() / count.sum())
+    gaps = np.abs(correct - confidence)
+    return float(np.where(gaps <= _ROUNDING * count, 0.0, gaps).sum() / count.sum())
+
+
+def calibration_metric(sums: Mapping[str, float], loss: Metric) -> Metric:
+    """The expected calibration error over the tokens of a loss, undefined where that is."""
+    value = calibration_error(sums) if loss.undefined is None else None
+    name = f"{loss.name.rpartition('/')[0]}/calibration_error"
+    return Metric(name, value, None, loss.n, "share", "lower", loss.protocol, undefined=loss.undefined)
 
 
 def reliability(sums: Mapping[str, float], title: str) -> dict[str, Any]:

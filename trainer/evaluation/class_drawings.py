@@ -16,6 +16,7 @@ LISTED = 100
 """Rows of a table"""
 CURVES = 10
 """Lines of a chart"""
+AREA_TITLES = {"roc_area": "ROC area", "average_precision": "average precision"}
 Figure = dict[str, Any]
 
 
@@ -61,37 +62,41 @@ def _confused_pairs(matrix: Ids, classes: Sequence[str], what: str) -> Figure:
 def class_table(
     counts: Counts, classes: Sequence[str], areas: dict[str, Area] | None, *, what: str = "samples", name: str = "class"
 ) -> Figure:
-    """Precision, recall and F1 of each class, the worst F1 first where not all are listed, and their means."""
-    columns: dict[str, Numbers] = {"precision": precision(counts), "recall": recall(counts), "F1": f1(counts)}
-    shown = np.arange(len(classes))
+    """Precision, recall and F1 of each class, those with the worst F1 where not all are listed, and their means."""
+    columns = {"precision": precision(counts), "recall": recall(counts), "F1": f1(counts)}
+    areas, shown, some = areas or {}, np.arange(len(classes)), ""
     if len(classes) > LISTED:
         shown = np.sort(np.argsort(np.where(counts.true > 0, columns["F1"], np.inf), kind="stable")[:LISTED])
-    heads = {"roc_area": "ROC area", "average_precision": "average precision"}
-    by_class = {heads[kind]: area.by_class for kind, area in (areas or {}).items()}
+        some = f" The {LISTED} classes with the lowest F1 of {len(classes)}."
     rows: list[list[Any]] = [
         [
             classes[index],
             int(counts.true[index]),
             *(float(values[index]) if counts.true[index] else None for values in columns.values()),
-            *(values[index] for values in by_class.values()),
+            *(area.by_class[index] for area in areas.values()),
         ]
         for index in shown.tolist()
     ]
-    size = int(counts.true.sum())
-    share = float(counts.found.sum() / size)
-    for mean, over in (("macro", macro), ("weighted", weighted)):
-        more = [(areas or {})[kind].mean if mean == "macro" else None for kind in areas or {}]
-        rows.append([mean, size, *(float(over(values, counts)) for values in columns.values()), *more])
-    rows.append(["micro", size, share, share, share, *[None] * len(by_class)])
-    some = f" The {LISTED} classes with the lowest F1 of {len(classes)}." if len(classes) > LISTED else ""
     return {
         "kind": "table",
         "title": f"By {name}",
-        "columns": [name, what, *columns, *by_class],
-        "rows": rows,
+        "columns": [name, what, *columns, *(AREA_TITLES[kind] for kind in areas)],
+        "rows": rows + _mean_rows(counts, list(columns.values()), list(areas.values())),
         "note": f"macro: mean over classes with {what}; weighted: by their {what}; micro: all as one, which is the "
         f"accuracy.{some}{_absent(counts.true, classes)}",
     }
+
+
+def _mean_rows(counts: Counts, columns: Sequence[Numbers], areas: Sequence[Area]) -> list[list[Any]]:
+    """The last rows of the table by class; areas have one mean, over classes."""
+    size, none = int(counts.true.sum()), [None] * len(areas)
+    share = float(counts.found.sum() / size)
+    macros, weights = ([float(mean(values, counts)) for values in columns] for mean in (macro, weighted))
+    return [
+        ["macro", size, *macros, *(area.mean for area in areas)],
+        ["weighted", size, *weights, *none],
+        ["micro", size, *[share] * len(columns), *none],
+    ]
 
 
 def _curves(assessed: Assessment, classes: Sequence[str]) -> list[Figure]:

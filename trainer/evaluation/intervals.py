@@ -18,6 +18,8 @@ RESAMPLES = 1000
 SEED = 8128
 _CELLS = 1 << 22  # numbers drawn at once
 _FINER = 64  # cells within each bin of the calibration error
+MOST_GROUPS = 10_000
+"""Samples that are drawn one by one; of more of them, groups of equal size are"""
 
 
 def exact_interval(found: int, size: int) -> Interval | None:
@@ -81,6 +83,24 @@ def resampled_calibration(confidence: Numbers, correct: NDArray[np.bool_]) -> Nu
         by_bin = _sums(draws * gaps, held // (2 * _FINER), BINS)
         errors[part] = np.abs(by_bin).sum(1) / len(confidence)
     return errors
+
+
+def resampled_sums(columns: Numbers) -> Numbers:
+    """Sums [RESAMPLES, K] over as many samples drawn anew; columns [N, K], N > 0.
+
+    Of more than MOST_GROUPS samples every MOST_GROUPS-th are drawn together: independent samples in groups that do not
+    depend on them are independent groups.
+    """
+    groups = min(len(columns), MOST_GROUPS)
+    places = np.arange(len(columns)) % groups
+    pooled = np.stack([np.bincount(places, column, groups) for column in columns.T], 1)  # [groups, K]
+    rng, step = np.random.default_rng(SEED), max(1, _CELLS // groups)
+    sums = np.empty((RESAMPLES, columns.shape[1]))
+    for start in range(0, RESAMPLES, step):
+        drawn = rng.integers(0, groups, (min(step, RESAMPLES - start), groups))
+        times = np.stack([np.bincount(row, minlength=groups) for row in drawn])  # how often each is drawn
+        sums[start : start + step] = times.astype(np.float64) @ pooled
+    return sums
 
 
 def _draws(held: NDArray[np.int64], size: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:

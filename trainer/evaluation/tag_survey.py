@@ -1,84 +1,117 @@
-"""What a token classifier makes of a split: sums, a confusion matrix and each sample's part; and figures of them."""
+"""What a classifier of tokens makes of a split, sample by sample; and figures of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from data.loader import sequential
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.calibration import confidence_sums, reliability
+from trainer.evaluation.calibration import BINS, bins_of, confidence_sums, reliability
 from trainer.evaluation.class_drawings import class_table, draw_confusion
-from trainer.evaluation.confusion import Counts, Ids, counts_of, f1, precision, recall
+from trainer.evaluation.confusion import Counts, Ids, Numbers, counts_of, f1, precision, recall
 from trainer.evaluation.contract import Units
 from trainer.models.cross_entropy import IGNORE
-from trainer.task import Batch, Sums
-from trainer.tasks.token_classification import TokenClassification, tag_logits
+from trainer.task import Batch
+from trainer.tasks.token_classification import TokenClassification
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a model makes of a split: sums on every rank, samples on the first."""
+    """Of N samples by rising id: those of all ranks on the first one, elsewhere none."""
 
-    sums: Mapping[str, float]
-    """Those of `task.sums`, and of calibration"""
+    ids: Ids
+    nll: Numbers
+    """[N], of all tokens, in nats"""
+    correct: Numbers
+    """[N], tokens whose tag is found"""
+    tokens: Numbers
+    """[N], that have a tag"""
+    spans: Counts
+    """[N, kinds]"""
+    gaps: Numbers
+    """[N, BINS], tokens whose tag is found less the probabilities of the tags predicted, by that probability"""
+    calibration: Mapping[str, float]
+    """Sums of `confidence_sums`"""
     matrix: Ids
-    """Tokens by tag (rows) and by what it is taken for [tags, tags]"""
-    samples: NDArray[np.float64]
-    """[N, 6] by rising id: id, nll, correct tokens, tokens, twice the spans found, spans true and predicted"""
+    """[tags, tags], tokens by tag (rows) and by what it is taken for"""
+
+    @property
+    def broken(self) -> int:
+        """Samples with scores that are not numbers."""
+        return int(np.isnan(self.gaps).any(1).sum())
 
     def units(self) -> dict[str, Units]:
-        """Each sample's part of the metrics, for paired tests."""
-        ids, nll, correct, tokens, twice, both = self.samples.T
-        parts = {"loss": (nll, tokens), "accuracy": (correct, tokens), "f1": (twice, both)}
-        return {f"test/{name}": Units(ids.astype(np.int64), *each) for name, each in parts.items()}
+        """Each sample's part of the metrics, for paired tests; of the loss where it is finite."""
+        spans = self.spans
+        twice, both = 2 * spans.found.sum(1), (spans.true + spans.predicted).sum(1)
+        parts = {"loss": (self.nll, self.tokens), "accuracy": (self.correct, self.tokens), "f1": (twice, both)}
+        return {f"test/{name}": Units(self.ids, *each) for name, each in parts.items() if np.isfinite(each[0]).all()}
 
 
 @torch.inference_mode()
 def survey_tags(
-    reader: ShardReader, task: TokenClassification, model: nn.Module, world: World, *, batch: int
+    reader: ShardReader, task: TokenClassification, logits: Callable[[Batch], Tensor], world: World, *, batch: int
 ) -> Survey:
-    """One pass over a split."""
-    tags_in_all = len(task.tags)
-    sums: Sums = {}
-    matrix, rows = torch.zeros(tags_in_all**2, dtype=torch.int64), [torch.zeros(0, 6, dtype=torch.float64)]
+    """One pass over a split; logits [B, T, tags] of a batch."""
+    tags, kinds = len(task.tags), int(task.kinds.max())
+    matrix = torch.zeros(tags**2, dtype=torch.int64)
+    calibration = confidence_sums(torch.zeros(0), torch.zeros(0))
+    facts = [torch.zeros(0, 4 + 3 * kinds + BINS, dtype=torch.float64)]
     each: Batch
     for each in sequential(reader, task.collate, size=batch, limit=None, part=world.rank, parts=world.size):
         placed = each.to(world.device)
-        logits, tags = tag_logits(model, placed), placed.tensors["tags"]
-        nll = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=IGNORE, reduction="none")
-        by_sample, predicted, asked = nll.view(tags.shape).sum(1, dtype=torch.float64), logits.argmax(2), tags != IGNORE
-        confidence = logits[asked].double().softmax(1).amax(1)
-        sums = add(sums, task.sums(by_sample, predicted, tags))
-        sums = add(sums, confidence_sums(confidence, (predicted == tags)[asked]))
-        matrix += torch.bincount(tags[asked] * tags_in_all + predicted[asked], minlength=tags_in_all**2).cpu()
-        true, guessed, found = ((kind > 0).sum(1) for kind in task.begun_spans(predicted, tags))
-        right = (asked & (predicted == tags)).sum(1)
-        facts = (torch.tensor(each.ids, device=tags.device), by_sample, right, asked.sum(1), 2 * found, true + guessed)
-        rows.append(torch.stack([fact.double() for fact in facts], 1).cpu())
-    samples = world.collect(torch.cat(rows)).numpy()
-    whole = world.sum(matrix).numpy().astype(np.int64).reshape(tags_in_all, tags_in_all)
-    return Survey(world.sum_all(sums), whole, samples[np.argsort(samples[:, 0])])
+        scores, wanted = logits(placed), placed.tensors["tags"]
+        asked, predicted = wanted != IGNORE, scores.argmax(2)
+        confidence, right = scores[asked].double().softmax(1).amax(1), (predicted == wanted)[asked]
+        sums = confidence_sums(confidence, right)
+        calibration = add(calibration, {name: total.cpu() for name, total in sums.items()})
+        matrix += torch.bincount(wanted[asked] * tags + predicted[asked], minlength=tags**2).cpu()
+        nll = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE, reduction="none")
+        columns = [
+            torch.tensor(each.ids, device=wanted.device)[:, None],
+            nll.view(wanted.shape).sum(1, keepdim=True, dtype=torch.float64),
+            (asked & (predicted == wanted)).sum(1, keepdim=True),
+            asked.sum(1, keepdim=True),
+            *(count_kinds(marks, kinds) for marks in task.begun_spans(predicted, wanted)),
+            sum_gaps(confidence, right, asked),
+        ]
+        facts.append(torch.cat([column.double() for column in columns], 1).cpu())
+    table = world.collect(torch.cat(facts)).numpy()
+    whole = world.sum(matrix).numpy().astype(np.int64).reshape(tags, tags)
+    return _survey(table[np.argsort(table[:, 0])], kinds, world.sum_all(calibration), whole)
+
+
+def count_kinds(marks: Tensor, kinds: int) -> Tensor:
+    """How many spans of each kind a sample has, [B, kinds]; marks [B, T] are their kinds, from 1, where they begin."""
+    counts = torch.zeros(len(marks), kinds + 1, dtype=torch.int64, device=marks.device)
+    return counts.scatter_add_(1, marks, torch.ones_like(marks))[:, 1:]
+
+
+def sum_gaps(confidence: Tensor, right: Tensor, asked: Tensor) -> Tensor:
+    """By sample and bin, [B, BINS]; confidence and right [N] of the tokens that are asked [B, T]."""
+    cells = asked.nonzero()[:, 0] * BINS + bins_of(confidence)
+    return torch.bincount(cells, right.double() - confidence, len(asked) * BINS).view(len(asked), BINS)
+
+
+def _survey(table: Numbers, kinds: int, calibration: Mapping[str, float], matrix: Ids) -> Survey:
+    ids, nll, correct, tokens = table[:, :4].T
+    true, predicted, found = (table[:, 4 + place * kinds : 4 + (place + 1) * kinds] for place in range(3))
+    spans = Counts(true=true, predicted=predicted, found=found)
+    return Survey(ids.astype(np.int64), nll, correct, tokens, spans, table[:, -BINS:], calibration, matrix)
 
 
 def draw_tags(survey: Survey, tags: Sequence[str], kinds: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """Figures: spans by kind, tokens by tag, confusion matrix, reliability diagram."""
-    true, predicted, found = (
-        np.array([survey.sums[f"{name}/{number}"] for number in range(len(kinds))])
-        for name in ("true", "predicted", "found")
-    )
-    counts = Counts(true=true, predicted=predicted, found=found)
+    counts = Counts(*(each.sum(0) for each in (survey.spans.true, survey.spans.predicted, survey.spans.found)))
     numbers = zip(
         kinds,
-        true.tolist(),
-        predicted.tolist(),
-        found.tolist(),
+        *(each.astype(np.int64).tolist() for each in (counts.true, counts.predicted, counts.found)),
         *(each(counts).tolist() for each in (precision, recall, f1)),
         strict=True,
     )
@@ -90,4 +123,4 @@ def draw_tags(survey: Survey, tags: Sequence[str], kinds: Sequence[str]) -> tupl
     }
     by_tag = class_table(counts_of(survey.matrix), tags, None, what="tokens", name="tag")
     confusion = draw_confusion(survey.matrix, tags, what="tokens")
-    return spans, by_tag, *confusion, reliability(survey.sums, "Reliability")
+    return spans, by_tag, *confusion, reliability(survey.calibration, "Reliability")

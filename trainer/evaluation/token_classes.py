@@ -1,7 +1,7 @@
 """Scores a token classifier: tags found, spans found, baselines that know the token alone, passages to look at."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,20 @@ from torch import Tensor, nn
 
 from configs.folder import RunFolder
 from configs.language import TokenClassificationConfig
-from configs.metrics import Metric, protocol_id
+from configs.metrics import protocol_id
 from configs.schema import RunConfig
 from data.loader import sequential
 from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
-from trainer.distributed import World, add
-from trainer.evaluation.calibration import BINS, calibration_error
-from trainer.evaluation.contract import Result, ratio_stderr
+from trainer.distributed import World
+from trainer.evaluation.calibration import BINS
+from trainer.evaluation.contract import Result
+from trainer.evaluation.intervals import MOST_GROUPS, RESAMPLES, SEED
+from trainer.evaluation.tag_metrics import token_metrics, why_not
 from trainer.evaluation.tag_survey import draw_tags, survey_tags
 from trainer.models.cross_entropy import IGNORE
-from trainer.task import Batch, Sums, Task
+from trainer.task import Batch, Task
 from trainer.tasks.token_classification import TokenClassification, kind_names, tag_logits
 
 LOOKED_AT = 512
@@ -41,29 +43,33 @@ def evaluate(
     """The test split's metrics for the model and for baselines, under one protocol, and its worst mistakes."""
     assert isinstance(run.task, TokenClassificationConfig)
     assert isinstance(task, TokenClassification)
-    config, test, kinds = run.task.evaluation, readers["test"], kind_names(manifest.tags)
+    config, test, model, kinds = run.task.evaluation, readers["test"], nets["model"], kind_names(manifest.tags)
     protocol = describe_protocol(manifest)
     identifier = protocol_id(protocol)
-    survey = survey_tags(test, task, nets["model"], world, batch=config.batch_samples)
-    metrics = token_metrics("test", survey.sums, kinds, identifier)
-    metrics.insert(-1, calibration_metric("test", survey.sums, identifier))
     counts = count_tags(readers["train"], manifest, world)
-    for name, table in (("majority", counts.sum(0, keepdim=True).expand_as(counts)), ("token", counts)):
-        baseline = score_table(test, task, table, world, batch=config.batch_samples)
-        metrics += token_metrics(f"baseline/{name}", baseline, kinds, identifier)
+    subjects: dict[str, Callable[[Batch], Tensor]] = {
+        "test": lambda batch: tag_logits(model, batch),
+        "baseline/majority": table_logits(counts.sum(0, keepdim=True).expand_as(counts), world),
+        "baseline/token": table_logits(counts, world),
+    }
+    surveys = {
+        prefix: survey_tags(test, task, logits, world, batch=config.batch_samples)
+        for prefix, logits in subjects.items()
+    }
     if world.rank:
-        return Result(tuple(metrics), {identifier: protocol})
+        return Result((), {identifier: protocol})
+    metrics = [each for name, survey in surveys.items() for each in token_metrics(name, survey, kinds, identifier)]
     samples: Sequence[dict[str, str]] = ()
     if config.mistakes:
         tokenizer = Tokenizer.from_file(str(folder.tokenizer))
-        samples = show_mistakes(test, task, nets["model"], tokenizer, world, number=config.mistakes)
-    sound = undefined(survey.sums) is None
+        samples = show_mistakes(test, task, model, tokenizer, world, number=config.mistakes)
+    sound = why_not(surveys["test"]) is None
     return Result(
         tuple(metrics),
         {identifier: protocol},
         tuple(samples),
-        draw_tags(survey, manifest.tags, kinds) if sound else (),
-        survey.units() if sound else {},
+        draw_tags(surveys["test"], manifest.tags, kinds) if sound else (),
+        surveys["test"].units() if sound else {},
     )
 
 
@@ -82,81 +88,10 @@ def describe_protocol(manifest: Manifest) -> dict[str, Any]:
         "baselines": "the commonest tag, and each token's commonest tag in the train split, each counted once more",
         "calibration_error": f"{BINS} bins of equal width of the largest probability",
         "stderr": "ratio estimator over samples",
+        "interval": f"95 %; percentiles of {RESAMPLES} resamples of the samples (Efron, 1981), seed {SEED}; of more "
+        f"than {MOST_GROUPS} samples, of so many groups of them; resamples with nothing to divide by are left out",
         "precision": "fp32 logits, fp64 sums",
     }
-
-
-def undefined(sums: Mapping[str, float]) -> str | None:
-    """Why there are no metrics; None where there are."""
-    if not sums.get("tokens"):
-        return "no token of the split has a tag"
-    return None if math.isfinite(sums["nll"]) else "the scores of some tokens are not numbers"
-
-
-def token_metrics(prefix: str, sums: Mapping[str, float], kinds: Sequence[str], protocol: str) -> list[Metric]:
-    """f1 over all spans, accuracy over tokens, precision, recall, f1 by kind, and loss."""
-    if why := undefined(sums):
-        names = ["f1", "accuracy", "precision", "recall", *(f"f1_{kind}" for kind in kinds)]
-        shares = [Metric(f"{prefix}/{name}", None, None, 0, "share", "higher", protocol, None, why) for name in names]
-        return [*shares, Metric(f"{prefix}/loss", None, None, 0, "nats/token", "lower", protocol, None, why)]
-    tokens = round(sums["tokens"])
-    true, predicted, found = (
-        [sums[f"{name}/{number}"] for number in range(len(kinds))] for name in ("true", "predicted", "found")
-    )
-    spans = round(sum(true))
-
-    def ratio(name: str, key: str, n: int, why: str = "") -> Metric:
-        """The ratio whose sums over samples are below `key`."""
-        of = _below(sums, f"{key}/")
-        if not of["tokens"]:
-            return _share(prefix, name, None, None, n, protocol, why)
-        return _share(prefix, name, of["nll"] / of["tokens"], ratio_stderr(of), n, protocol, why)
-
-    none = "the split has no span"
-    precision = ratio("precision", "span_precision", spans, f"{none}, and none is predicted")
-    if spans and not sum(predicted):
-        precision = _share(
-            prefix, "precision", 0.0, None, spans, protocol, ""
-        )  # as of classes that nothing is taken for
-    by_kind = [
-        _share(
-            prefix,
-            f"f1_{kind}",
-            2 * right / (wanted + got) if wanted + got else None,
-            None,
-            round(wanted),
-            protocol,
-            f"{none} of {kind}, and none is predicted",
-        )
-        for kind, wanted, got, right in zip(kinds, true, predicted, found, strict=True)
-    ]
-    loss = Metric(f"{prefix}/loss", sums["nll"] / tokens, ratio_stderr(sums), tokens, "nats/token", "lower", protocol)
-    return [
-        ratio("f1", "f1", spans, f"{none}, and none is predicted"),
-        ratio("accuracy", "correct", tokens),
-        precision,
-        ratio("recall", "span_recall", spans, none),
-        *by_kind,
-        loss,
-    ]
-
-
-def _share(
-    prefix: str, name: str, value: float | None, stderr: float | None, n: int, protocol: str, why: str
-) -> Metric:
-    undefined = why if value is None else None
-    return Metric(f"{prefix}/{name}", value, stderr, n, "share", "higher", protocol, None, undefined)
-
-
-def calibration_metric(prefix: str, sums: Mapping[str, float], protocol: str) -> Metric:
-    why = undefined(sums)
-    value = None if why else calibration_error(sums)
-    tokens = round(sums.get("tokens", 0.0))
-    return Metric(f"{prefix}/calibration_error", value, None, tokens, "share", "lower", protocol, None, why)
-
-
-def _below(sums: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {key.removeprefix(prefix): value for key, value in sums.items() if key.startswith(prefix)}
 
 
 def count_tags(reader: ShardReader, manifest: Manifest, world: World) -> Tensor:
@@ -171,18 +106,10 @@ def count_tags(reader: ShardReader, manifest: Manifest, world: World) -> Tensor:
     return total + whole / whole.sum()
 
 
-def score_table(
-    reader: ShardReader, task: TokenClassification, table: Tensor, world: World, *, batch: int
-) -> dict[str, float]:
-    """What `task.evaluate` would have summed for a model whose tags depend on the token alone; table [V, tags]."""
-    nll, commonest = -(table / table.sum(1, keepdim=True)).log(), table.argmax(1)
-    sums: Sums = {}
-    each: Batch
-    for each in sequential(reader, task.collate, size=batch, limit=None, part=world.rank, parts=world.size):
-        tokens, tags = each.tensors["tokens"], each.tensors["tags"]
-        per_token = nll[tokens].gather(2, tags.clamp(min=0)[..., None]).squeeze(2)
-        sums = add(sums, task.sums(torch.where(tags == IGNORE, 0.0, per_token).sum(1), commonest[tokens], tags))
-    return world.sum_all(sums)
+def table_logits(table: Tensor, world: World) -> Callable[[Batch], Tensor]:
+    """Scores of a model whose tags depend on the token alone: the logarithms of their shares; table [V, tags]."""
+    shares = (table / table.sum(1, keepdim=True)).log().to(world.device)
+    return lambda batch: shares[batch.tensors["tokens"]]
 
 
 @torch.inference_mode()

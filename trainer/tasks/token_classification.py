@@ -73,7 +73,7 @@ class TokenClassification:
         return nll, {"accuracy": (logits.argmax(2) == tags).sum()}
 
     def evaluate(self, nets: Networks, batch: Batch) -> Sums:
-        """Sums over samples of the negative log-likelihood and of tags found; spans asked for, predicted and found."""
+        """Sums over samples of the negative log-likelihood, of tags found, and of spans found."""
         logits = tag_logits(nets["model"], batch)
         tags = batch.tensors["tags"]
         nll = F.cross_entropy(logits.flatten(0, 1), tags.flatten(), ignore_index=IGNORE, reduction="none")
@@ -86,19 +86,8 @@ class TokenClassification:
         right = (asked & (predicted == tags)).sum(1).double()
         sums = cluster_sums(nll, size)
         sums |= {f"correct/{name}": value for name, value in cluster_sums(right, size).items()}
-        marks = self.begun_spans(predicted, tags)
-        kinds = int(self.kinds.max()) + 1
-        for name, each in zip(("true", "predicted", "found"), marks, strict=True):
-            counts = torch.bincount(each.flatten(), minlength=kinds).double()[1:].unbind()
-            sums |= {f"{name}/{number}": count for number, count in enumerate(counts)}
-        true, guessed, found = ((each > 0).sum(1).double() for each in marks)  # spans of each sample
-        for name, part, whole in (
-            ("f1", 2 * found, true + guessed),
-            ("span_precision", found, guessed),
-            ("span_recall", found, true),
-        ):
-            sums |= {f"{name}/{key}": value for key, value in cluster_sums(part, whole).items()}
-        return sums
+        true, guessed, found = ((kind > 0).sum(1).double() for kind in self.begun_spans(predicted, tags))
+        return sums | {f"f1/{name}": value for name, value in cluster_sums(2 * found, true + guessed).items()}
 
     def begun_spans(self, predicted: Tensor, tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Where spans begin their kind, elsewhere 0, each [B, T]: true, predicted, and those that are both."""
