@@ -1,7 +1,7 @@
 """Pages that need nothing else: HTML with its style, script and charts; every value is escaped as it is put in."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ class Table:
     """Each row's name and its other cells"""
     strong: frozenset[tuple[int, int]] = frozenset()
     """Row and cell, from 0, of what stands out"""
+    notes: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """What stands small below a cell, by row and cell from 0, the row's name being -1"""
+    links: Mapping[int, str] = field(default_factory=dict)
+    """Where the names of rows lead, by row from 0"""
 
 
 def render(page: str, **content: Any) -> str:

@@ -1,33 +1,31 @@
 """The report of a run: what its folder holds, as one page that needs nothing else."""
 
-import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from configs.errors import DamageError
-from configs.folder import RunFolder, digest, write_atomic
-from configs.load import read
-from configs.schema import RunConfig
-from configs.stages import read_record, step_folder, steps_in
-from pipelines.charts import curve_charts, embed, listed, plain
+from configs.folder import RunFolder, write_atomic
+from pipelines.charts import embed, listed, plain
+from pipelines.costs import Priced, pass_table, price
+from pipelines.curves import Mark, curve_charts
 from pipelines.custody.seal import sealed
-from pipelines.goodput import Goodput, sentence
-from pipelines.history import History, read_history
+from pipelines.data_card import data_card, in_words
+from pipelines.figures import Piece, read_figures
+from pipelines.gate.page import verdict_table
+from pipelines.gate.verdicts import Judgement
+from pipelines.goodput import sentence
 from pipelines.page import Table, render
-from pipelines.scores import Scores, cards, comparison, metric_table, verdict
+from pipelines.scores import cards, has_value, metric_table, rival_charts, show, show_interval, spread, verdict
 from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table
+from pipelines.traces import Record, Traces, count_parameters, own_digest, read_traces, state
 
-Record = Mapping[str, Any]
-COUNTS = ("documents", "samples", "tokens", "bytes", "words", "unknown_tokens", "cut_tokens")
-"""What a split is measured in, as the manifest names it"""
 SECTIONS = {
     "charts": "Charts",
+    "folds": "Folds",
     "metrics": "Metrics",
+    "breakdown": "Breakdown",
+    "gate": "Against the baseline",
     "time": "Where the time went",
     "cost": "Cost",
     "samples": "Samples",
@@ -37,80 +35,34 @@ SECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Traces:
-    """What the stages left in a run folder; None or empty where a stage has not been."""
-
-    folder: RunFolder
-    run: RunConfig | None
-    manifest: Record | None
-    history: History
-    checkpoint: Record | None
-    """complete.json of the newest checkpoint"""
-    evaluation: Record | None
-    samples: list[Record]
-    cost: Record | None
-
-    @property
-    def scores(self) -> Scores:
-        return Scores.of(self.evaluation["metrics"] if self.evaluation else [])
-
-    @cached_property
-    def account(self) -> Goodput | None:
-        """Where the time of the training went; None where its log does not tell."""
-        return self.history.ledger.result()
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the metrics are those of the newest checkpoint."""
-        return bool(self.evaluation and self.checkpoint and self.evaluation["checkpoint"] == self.checkpoint["digest"])
-
-
 def write_report(folder: RunFolder) -> None:
-    """Write report.html from what the stages have left so far; the page says what is missing.
+    """Write report.html from what the stages have left so far, of each fold too; the page says what is missing.
 
     Raises DamageError when a stage's record cannot be read.
     """
-    traces = read_traces(folder)
+    _write(read_traces(folder))
+
+
+def _write(traces: Traces) -> None:
+    for fold in traces.folds.values():
+        if fold.run:
+            _write(fold)
     told = traces.evaluation.get("digest") if traces.evaluation else None
-    write_atomic(folder.report, sealed(build_page(traces), told))
-
-
-def read_traces(folder: RunFolder) -> Traces:
-    """Everything that the report shows. Raises DamageError."""
-    records = (step_folder(folder.train, step) / "complete.json" for step in steps_in(folder.train))
-    newest = next((path for path in records if path.exists()), None)
-    return Traces(
-        folder=folder,
-        run=read(folder.config) if folder.config.exists() else None,
-        manifest=read_record(folder.manifest) if folder.manifest.exists() else None,
-        history=read_history(folder.events),
-        checkpoint=read_record(newest) if newest else None,
-        evaluation=read_record(folder.metrics) if folder.metrics.exists() else None,
-        samples=_read_samples(folder),
-        cost=read_record(folder.cost) if folder.cost.exists() else None,
-    )
-
-
-def _read_samples(folder: RunFolder) -> list[Record]:
-    if not folder.samples.exists():
-        return []
-    try:
-        return json.loads(folder.samples.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamageError(f"{folder.samples} cannot be read: {error}; remove it and evaluate again") from None
+    write_atomic(traces.folder.report, sealed(build_page(traces), told))
 
 
 def build_page(traces: Traces) -> str:
     """The whole page."""
     scores, history = traces.scores, traces.history
-    charts = curve_charts(history.series, history.restarts, scores.units)
-    if bars := comparison(scores):
-        charts.append(bars)
+    mark = Mark(traces.fit.step, "best validation", traces.fit.sentence) if traces.fit and traces.fit.step else None
+    charts = curve_charts(history.series, history.restarts, scores.units, mark=mark)
+    charts += rival_charts(scores)
     clock = [time_chart(traces.account)] if traces.account else []
-    plots, elements = embed([*charts, *clock])
-    drawn = list(zip(elements, [*charts, *clock], strict=True))
-    protocols = traces.evaluation["protocols"] if traces.evaluation else {}
+    pieces = read_figures(traces.folder, traces.figures)
+    of_pieces = [piece.chart for piece in pieces if piece.chart]
+    plots, elements = embed([*charts, *clock, *of_pieces])
+    drawn = list(zip(elements, [*charts, *clock, *of_pieces], strict=True))
+    priced = priced_of(traces)
     return render(
         "report",
         name=traces.folder.path.resolve().name,
@@ -118,17 +70,21 @@ def build_page(traces: Traces) -> str:
         warnings=list(warnings(traces)),
         cards=cards(scores),
         about=about(traces),
-        sections=SECTIONS.items(),
+        sections=[(name, title) for name, title in SECTIONS.items() if has_section(name, traces)],
         missing=missing(traces, drawn=bool(charts)),
         charts=drawn,
         curves=drawn[: len(charts)],
-        clock=drawn[len(charts) :],
+        clock=drawn[len(charts) : len(charts) + len(clock)],
         times=time_table(traces.account) if traces.account else None,
         anomalies=anomaly_table(history.anomalies) if history.anomalies else None,
         plots=plots,
+        folds=fold_table(traces, traces.folder.path) if traces.folds else None,
         metrics=metric_table(scores),
-        protocols=[(name, list(protocol.items())) for name, protocol in protocols.items()],
-        cost=cost_table(traces.cost) if traces.cost else None,
+        protocols=protocols(traces),
+        pieces=placed(pieces, elements[len(charts) + len(clock) :]),
+        gate=gate_section(traces.gate) if traces.gate else None,
+        cost=pass_table(traces.cost) if traces.cost else None,
+        price=price(priced) if priced else None,
         samples=traces.samples,
         samples_are=samples_are(traces.samples),
         data=data_card(traces.manifest) if traces.manifest else None,
@@ -137,15 +93,44 @@ def build_page(traces: Traces) -> str:
     )
 
 
+def has_section(name: str, traces: Traces) -> bool:
+    """Whether a section belongs to this kind of run; what is not there yet is said in it."""
+    if name == "folds":
+        return bool(traces.folds)
+    if name == "time":
+        return not traces.folds  # the clock of each fold is in the report of that fold
+    if name == "breakdown":
+        return bool(traces.figures)
+    return name != "gate" or traces.gate is not None
+
+
+def placed(pieces: Sequence[Piece], elements: Sequence[str]) -> list[tuple[str | None, Piece]]:
+    """Each figure with the element that its chart is drawn in, if it has one."""
+    left = iter(elements)
+    return [(next(left) if piece.chart else None, piece) for piece in pieces]
+
+
+def priced_of(traces: Traces) -> Priced | None:
+    """The first number of an evaluated run, and what a pass costs; None without either."""
+    metric = next((traces.scores.model[quantity] for quantity in traces.scores.headlines), None)
+    if metric is None or not has_value(metric) or not traces.cost:
+        return None
+    return Priced(traces.folder.path.resolve().name, metric, traces.cost)
+
+
 def missing(traces: Traces, *, drawn: bool) -> dict[str, str | None]:
     """For each section without content, what is not there yet and which command makes it."""
     name = "CONFIG.yaml"
-    untrained = f"This run has not been trained; `trainworks train {name}` does it."
-    evaluate = f"This run has not been evaluated; `trainworks evaluate {name}` does it."
+    verb = "run" if traces.folds else "train"
+    untrained = f"This run has not been trained; `trainworks {verb} {name}` does it."
+    evaluate = f"This run has not been evaluated; `trainworks {'run' if traces.folds else 'evaluate'} {name}` does it."
     return {
-        "charts": None if drawn else untrained,
+        "charts": None if drawn else evaluate if traces.folds else untrained,
+        "folds": None,
         "time": None if traces.account else untrained if traces.history.begun is None else "The log tells no times.",
         "metrics": None if traces.evaluation else evaluate,
+        "breakdown": None,
+        "gate": None,
         "cost": None if traces.cost else "The evaluation measured no cost." if traces.evaluation else evaluate,
         "samples": None if traces.samples else "The evaluation wrote no samples." if traces.evaluation else evaluate,
         "data": None if traces.manifest else f"The data is not prepared; `trainworks prepare {name}` does it.",
@@ -165,51 +150,26 @@ def samples_are(samples: Sequence[Record]) -> str:
     )
 
 
-def cost_table(cost: Record) -> Table:
-    """Parameters and FLOPs of the networks, and the time of a pass for each number of samples in it."""
-    latency, rates = cost["latency_ms"], cost["samples_per_s"]
-    rows = [
-        (size, [f"{time['median']:.3g}", f"{time['p99']:.3g}", f"{rates[size]:,.4g}", f"{time['passes']:,}"])
-        for size, time in latency.items()
-    ]
-    caption = (
-        f"{cost['parameters']:,} parameters; {cost['flops_per_sample'] / 1e9:.4g} GFLOPs (2 x multiply-adds) "
-        f"to score a sample. Passes in fp32 on {cost['device']}, {cost['threads']} CPU threads, with the sums of the "
-        "metrics; timings vary from one evaluation to the next."
-    )
-    head = [
-        ("samples", "of a pass"),
-        ("median", "ms"),
-        ("99th percentile", "ms"),
-        ("rate", "samples/s"),
-        ("passes", ""),
-    ]
-    return Table(caption, head, rows)
-
-
-def state(traces: Traces) -> str:
-    """How far the run has come."""
-    history = traces.history
-    if history.status is None and history.begun is not None:
-        return "in training, or ended without a word: the log has no end"
-    if history.status in ("stopped", "failed"):
-        return f"{history.status}: {history.reason or 'no reason was given'}"
-    if traces.evaluated:
-        return "completed: prepared, trained and evaluated"
-    if history.status or traces.checkpoint:
-        return "trained; not evaluated yet"
-    return "prepared; not trained yet" if traces.manifest else "nothing is prepared yet"
-
-
 def about(traces: Traces) -> list[tuple[str, str]]:
     """The facts below the headline."""
     history, run = traces.history, traces.run
     pairs = [("State", state(traces))]
     if run:
         pairs.append(("Configuration", f"{run.name} ({plain(run.task.kind)})"))
-        pairs.append(("Steps", f"{history.step:,} of {run.train.steps:,}"))
+        whose = " of each fold" if traces.folds else ""
+        done = max([history.step, *(fold.history.step for fold in traces.folds.values())])
+        pairs.append(("Steps", f"{done:,} of {run.train.steps:,}{whose}"))
+    for quantity in traces.scores.headlines if traces.folds else ():
+        if told := over_folds(traces, quantity):
+            pairs.append((plain(quantity).capitalize(), told))
     if history.position:
         pairs.append(("Samples drawn", f"{history.position:,}"))
+    if history.early_stop:
+        pairs.append(("Ended early", history.early_stop))
+    if traces.checkpoint and traces.checkpoint["step"] != history.step and history.status == "completed":
+        pairs.append(("Result", f"the checkpoint of step {traces.checkpoint['step']:,}"))
+    if traces.fit:
+        pairs.append(("Fit", traces.fit.sentence))
     if (parameters := count_parameters(traces)) is not None:
         pairs.append(("Parameters", f"{parameters:,}"))
     if history.begun is not None:
@@ -221,6 +181,8 @@ def about(traces: Traces) -> list[tuple[str, str]]:
         pairs.append(("Goodput", sentence(traces.account)))
     if history.anomalies:
         pairs.append(("Anomalies", anomaly_sentence(history, run.train.global_batch_samples if run else None)))
+    if traces.gate:
+        pairs.append(("Gate", f"{traces.gate.word} against {traces.gate.baseline}"))
     return pairs
 
 
@@ -228,7 +190,8 @@ def warnings(traces: Traces) -> list[str]:
     """What a reader must know before believing the numbers."""
     found = []
     if traces.evaluation and not traces.evaluated:
-        found.append("the metrics were not taken from the newest checkpoint; evaluate again")
+        whose = "all folds as they are now" if traces.folds else "the checkpoint that is the result"
+        found.append(f"the metrics were not taken from {whose}; evaluate again")
     if traces.history.damaged:
         found.append(f"{traces.history.damaged} lines of {traces.folder.events.name} could not be read")
     lost = [name for name, values in traces.history.series.items() if not all(map(math.isfinite, values.values()))]
@@ -237,62 +200,61 @@ def warnings(traces: Traces) -> list[str]:
     return found
 
 
-def count_parameters(traces: Traces) -> int | None:
-    """Numbers in the newest checkpoint's weights, by the files' headers; None without a readable one."""
-    if traces.checkpoint is None:
-        return None
-    total = 0
-    try:
-        for path in step_folder(traces.folder.train, traces.checkpoint["step"]).glob("*.weights.rank-*.safetensors"):
-            with safe_open(path, framework="numpy") as file:
-                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    return total or None
-
-
-def data_card(manifest: Record) -> dict[str, Any]:
-    """Sources, tokenizer or images, splits, what was left out and digests, as the manifest has them."""
-    facts = [(f"Source {source['part']}".strip(), _facts(source)) for source in manifest["sources"]]
-    facts += [(title.capitalize(), _facts(manifest[title])) for title in ("tokenizer", "images") if manifest.get(title)]
-    what = "images" if manifest.get("images") else "documents"
-    dropped = [(reason, f"{count:,} {what}") for reason, count in manifest["dropped"].items()]
-    facts.append(("Dropped", dropped or [(what, "none")]))
-    rest = {"data sha256": manifest["digest"], "config sha256": manifest["config"]}
-    rest |= {plain(key): manifest[key] for key in ("block_tokens", "classes") if manifest.get(key)}
-    facts.append(("Digests and layout", _facts(rest)))
-    splits = manifest["splits"]
-    counts = [key for key in COUNTS if any(split.get(key) for split in splits.values())]
-    rows = [
-        (name, [*(f"{split.get(key, 0):,}" for key in counts), f"{len(split['shards']):,}"])
-        for name, split in splits.items()
+def protocols(traces: Traces) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each protocol's id, the metrics under it and its parts, in words."""
+    if not traces.evaluation:
+        return []
+    under: dict[str, list[str]] = {}
+    for metric in traces.evaluation["metrics"]:
+        under.setdefault(metric["protocol"], []).append(metric["name"])
+    return [
+        (
+            name,
+            [
+                ("of the metrics", ", ".join(under.get(name, [])) or "none"),
+                *((plain(part), in_words(value)) for part, value in parts.items()),
+            ],
+        )
+        for name, parts in traces.evaluation["protocols"].items()
     ]
-    shards = [(shard["name"], [shard["blake3"]]) for split in splits.values() for shard in split["shards"]]
-    head = [("split", ""), *((plain(key), "") for key in counts), ("shards", "")]
-    of = "stored images" if manifest.get("images") else "normalised documents"
-    return {
-        "facts": facts,
-        "splits": Table(f"What each split holds; bytes are those of the {of}.", head, rows),
-        "shards": Table("BLAKE3 of each shard.", [("shard", ""), ("BLAKE3", "")], shards),
-    }
 
 
-def _facts(record: Record) -> list[tuple[str, str]]:
-    return [(plain(key), _in_words(value)) for key, value in record.items() if value not in (None, "", [], {})]
+def over_folds(traces: Traces, quantity: str) -> str | None:
+    """Mean ± standard deviation of a number over the folds, and its interval; None unless every fold has a value."""
+    found = [fold.scores.model.get(quantity) for fold in traces.folds.values()]
+    values = [metric["value"] for metric in found if metric and has_value(metric)]
+    if len(values) < len(found):
+        return None
+    interval = show_interval(traces.scores.model[quantity])
+    told = f"{spread(values)} (mean ± standard deviation of {len(values)} folds)"
+    return f"{told}; mean, {interval}" if interval else told
 
 
-def _in_words(value: Any) -> str:
-    match value:
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:.4g}"
-        case list():
-            return ", ".join(map(_in_words, value))
-        case dict():
-            return ", ".join(f"{key} {_in_words(each)}" for key, each in value.items())
-        case _:
-            return str(value)
+def fold_table(traces: Traces, beside: Path) -> Table:
+    """What has become of each fold, its first numbers, and the way from the folder `beside` to its own report."""
+    quantities = traces.scores.headlines or next(
+        (fold.scores.headlines for fold in traces.folds.values() if fold.scores.headlines), []
+    )
+    rows, links = [], {}
+    for row, (name, fold) in enumerate(traces.folds.items()):
+        values = [show(fold.scores.model[each]) if each in fold.scores.model else "–" for each in quantities]
+        losses: Mapping[int, float] = fold.history.series.get("train/loss", {})
+        last = f"{losses[max(losses)]:.4g}" if losses else "–"
+        rows.append((name, [state(fold), f"{fold.history.step:,}", last, *values]))
+        if fold.folder.report.exists():
+            links[row] = os.path.relpath(fold.folder.report.resolve(), beside.resolve())
+    head = [("fold", "REPEAT-FOLD"), ("state", ""), ("steps", ""), ("training loss", "of the last batch logged")]
+    caption = "Each fold is a model of its own, trained on the other folds and scored on this one."
+    return Table(caption, [*head, *((plain(each), "± one standard error") for each in quantities)], rows, links=links)
+
+
+def gate_section(judgement: Judgement) -> tuple[str, Table]:
+    """The verdict in a line, and metric by metric."""
+    counted = [each for each in judgement.verdicts if each.counts and each.word == judgement.word]
+    reason = f"; {counted[0].name}: {counted[0].reason}" if counted and judgement.code else ""
+    return f"{', '.join(judgement.runs)} against {judgement.baseline}: {judgement.word}{reason}.", verdict_table(
+        judgement
+    )
 
 
 def chain(traces: Traces) -> Table:
@@ -303,15 +265,23 @@ def chain(traces: Traces) -> Table:
     if manifest:
         source = (", ".join(each["digest"] for each in manifest["sources"]), "the bytes that were read")
         data = (manifest["digest"], "made from this source")
-    if checkpoint:
+    if traces.folds:
+        weights = (f"{len(traces.folds)} folds", "each fold's report has its own")
+    elif checkpoint:
         weights = (checkpoint["digest"], _link(checkpoint["data"], manifest, "trained on"))
     if evaluation:
-        own = {"metrics": evaluation["metrics"], "protocols": evaluation["protocols"]}
-        metrics = (digest(own), _link(evaluation["checkpoint"], checkpoint, "taken from"))
+        metrics = (own_digest(evaluation), _taken_from(traces))
     step = f" of step {checkpoint['step']:,}" if checkpoint else ""
     rows = [("source", source), ("data", data), (f"checkpoint{step}", weights), ("metrics", metrics)]
     caption = "Digests that the stages stored; each says which one it was made from."
     return Table(caption, [("", ""), ("digest", ""), ("link", "")], rows)
+
+
+def _taken_from(traces: Traces) -> str:
+    assert traces.evaluation, "only metrics that are there are taken from somewhere"
+    if traces.folds:
+        return "taken from the folds as they are" if traces.evaluated else "taken from folds that have changed since"
+    return _link(traces.evaluation["checkpoint"], traces.checkpoint, "taken from")
 
 
 def _link(said: str, above: Record | None, verb: str) -> str:

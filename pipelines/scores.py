@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 from pipelines.charts import Bar, Chart, bar_chart, plain
@@ -10,8 +11,11 @@ from pipelines.page import Table
 
 Metric = Mapping[str, Any]
 BASELINE = "baseline/"
-HEADLINES = ("bits_per_byte", "perplexity", "class_accuracy", "f1", "accuracy", "balanced_accuracy", "loss")
-"""Quantities shown first, where the evaluation has them"""
+HEADLINES = (
+    *("bits_per_byte", "perplexity", "class_accuracy", "fid", "frechet_*", "f1"),
+    *("accuracy", "balanced_accuracy", "loss"),
+)
+"""Quantities shown first, where the evaluation has them; `*` stands for what a distance's features are called"""
 
 
 @dataclass(frozen=True)
@@ -40,35 +44,55 @@ class Scores:
 
     @property
     def headlines(self) -> list[str]:
-        """The two quantities to show first: preferred ones, then those that a baseline has too."""
-        preferred = [quantity for quantity in HEADLINES if quantity in self.model]
-        compared = [quantity for quantity in self.model if any(self.rivals(quantity))]
-        return list(dict.fromkeys([*preferred, *compared, *self.model]))[:2]
+        """The two quantities to show first: those with a value; preferred ones, then those that a baseline has too."""
+        model = self.model
+        preferred = [q for headline in HEADLINES for q in model if _is_called(q, headline)]
+        compared = [quantity for quantity in model if any(self.rivals(quantity))]
+        order = dict.fromkeys([*preferred, *compared, *model])
+        return sorted(order, key=lambda quantity: not has_value(model[quantity]))[:2]
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of each quantity."""
         return {quantity: own["unit"] for subject in self.by_subject.values() for quantity, own in subject.items()}
 
+    def beside(self, quantity: str) -> Iterator[tuple[str, Metric]]:
+        """Baselines that have this quantity, under whatever protocol."""
+        for name, metrics in self.by_subject.items():
+            if name.startswith(BASELINE) and quantity in metrics:
+                yield name.removeprefix(BASELINE), metrics[quantity]
+
     def rivals(self, quantity: str) -> Iterator[tuple[str, Metric]]:
         """Baselines that were scored on this quantity as the model was: under the same protocol."""
         own = self.model.get(quantity)
-        for name, metrics in self.by_subject.items():
-            other = metrics.get(quantity)
-            if name.startswith(BASELINE) and own and other and other["protocol"] == own["protocol"]:
-                yield name.removeprefix(BASELINE), other
+        for name, other in self.beside(quantity):
+            if own and other["protocol"] == own["protocol"]:
+                yield name, other
 
     def best_rival(self, quantity: str) -> tuple[str, Metric] | None:
         """The baseline that is hardest to beat, and its metric."""
-        finite = [rival for rival in self.rivals(quantity) if math.isfinite(rival[1]["value"])]
-        return max(finite, key=lambda rival: _goodness(rival[1]), default=None)
+        valued = [rival for rival in self.rivals(quantity) if has_value(rival[1])]
+        return max(valued, key=lambda rival: _goodness(rival[1]), default=None)
+
+
+def _is_called(quantity: str, headline: str) -> bool:
+    return quantity.startswith(headline[:-1]) if headline.endswith("*") else quantity == headline
+
+
+def has_value(metric: Metric) -> bool:
+    return metric["value"] is not None and math.isfinite(metric["value"])
+
+
+def why_undefined(metric: Metric) -> str:
+    """The reason why a metric has no value."""
+    return metric.get("undefined") or "it is not a number"
 
 
 def show(metric: Metric) -> str:
     """A value ± its standard error, to two digits of the error."""
     value, error = metric["value"], metric["stderr"]
-    if not math.isfinite(value):
-        return "not a number"
+    if not has_value(metric):
+        return "undefined"
     if error is None or not math.isfinite(error):
         return f"{value:,.5g}"
     places = max(0, 1 - math.floor(math.log10(error))) if error > 0 else None
@@ -77,14 +101,29 @@ def show(metric: Metric) -> str:
     return f"{value:,.{places}f} ± {error:,.{places}f}"
 
 
+def show_interval(metric: Metric) -> str | None:
+    """Where the value lies with 95 % confidence, to two digits of the width; None where the evaluation does not say."""
+    if not metric.get("interval"):
+        return None
+    low, high = metric["interval"]
+    width = high - low
+    places = min(8, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 5
+    return f"95 %: {low:,.{places}f} to {high:,.{places}f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, to two digits of the latter."""
+    return show({"value": mean(values), "stderr": stdev(values)})
+
+
 def verdict(scores: Scores) -> str | None:
     """One sentence on the first headline number: the model's value, the best baseline's, and the difference."""
     if not scores.headlines:
         return None
     quantity = scores.headlines[0]
     own, rival = scores.model[quantity], scores.best_rival(quantity)
-    if not math.isfinite(own["value"]):
-        return f"The model's {plain(quantity)} is not a number."
+    if not has_value(own):
+        return f"The model's {plain(quantity)} is undefined: {why_undefined(own)}."
     unit = own["unit"].replace("/", " per ")
     if unit == plain(quantity):
         verb = "needs" if own["better"] == "lower" else "reaches"
@@ -131,40 +170,68 @@ def cards(scores: Scores) -> list[dict[str, str]]:
     """The headline numbers, each with the baseline that is hardest to beat."""
     found = []
     for quantity in scores.headlines:
-        own, rival = scores.model[quantity], scores.best_rival(quantity)
-        against = f"; best baseline: {rival[0]} {show(rival[1])}" if rival else "; no baseline"
-        found.append({"name": own["name"], "value": show(own), "note": f"{own['unit']}{against}"})
+        own = scores.model[quantity]
+        said = [own["unit"], show_interval(own) if has_value(own) else why_undefined(own), _against(scores, quantity)]
+        found.append({"name": own["name"], "value": show(own), "note": "; ".join(filter(None, said))})
     return found
 
 
-def comparison(scores: Scores) -> Chart | None:
-    """Bars of the first headline number that a baseline has too."""
-    quantity = next((quantity for quantity in [*scores.headlines, *scores.model] if any(scores.rivals(quantity))), None)
-    if quantity is None:
-        return None
+def _against(scores: Scores, quantity: str) -> str:
+    """The best baseline, or those that are beside the number without being comparable with it."""
+    if rival := scores.best_rival(quantity):
+        return f"best baseline: {rival[0]} {show(rival[1])}"
+    if any(scores.rivals(quantity)):
+        return "the baselines are undefined"
+    others = [f"{name} {show(each)}" for name, each in scores.beside(quantity)]
+    return f"under another protocol: {', '.join(others)}" if others else "no baseline"
+
+
+def rival_charts(scores: Scores) -> list[Chart]:
+    """Bars of the headline numbers that a baseline has too, or of the first number that has one."""
+    compared = [quantity for quantity in scores.model if any(scores.rivals(quantity))]
+    chosen = [quantity for quantity in scores.headlines if quantity in compared] or compared[:1]
+    charts = (_rival_chart(scores, quantity) for quantity in chosen)
+    return [chart for chart in charts if chart]
+
+
+def _rival_chart(scores: Scores, quantity: str) -> Chart | None:
     own = scores.model[quantity]
     lines = [("model", own), *scores.rivals(quantity)]
-    bars = [Bar(name, metric["value"], metric["stderr"], show(metric)) for name, metric in lines]
+    bars = [Bar(name, metric["value"], metric["stderr"], show(metric)) for name, metric in lines if has_value(metric)]
     title = f"{plain(quantity).capitalize()}: model and baselines"
     return bar_chart(title, f"{plain(quantity)} ({own['unit']}; {own['better']} is better)", bars)
 
 
 def metric_table(scores: Scores) -> Table:
-    """Subjects down, quantities across; the best value of each quantity stands out."""
-    quantities = list(dict.fromkeys(q for metrics in scores.by_subject.values() for q in metrics))
-    first = {q: next(m[q] for m in scores.by_subject.values() if q in m) for q in quantities}
-    rows, strong = [], set()
-    for subject, metrics in scores.by_subject.items():
-        sizes = " or ".join(dict.fromkeys(f"{metric['n']:,}" for metric in metrics.values()))
-        rows.append((subject, [*(show(metrics[q]) if q in metrics else "–" for q in quantities), sizes]))
-    for column, quantity in enumerate(quantities):
-        values = [
-            (_goodness(metrics[quantity]), row)
-            for row, metrics in enumerate(scores.by_subject.values())
-            if quantity in metrics and math.isfinite(metrics[quantity]["value"])
-        ]
-        if values and len({m[quantity]["protocol"] for m in scores.by_subject.values() if quantity in m}) == 1:
-            strong.add((max(values)[1], column))
-    head = [("", ""), *((plain(q), f"{first[q]['unit']}, {first[q]['better']} is better") for q in quantities)]
-    caption = "Values ± one standard error; n counts what was scored; the best of each column is bold."
-    return Table(caption, [*head, ("n", "")], rows, frozenset(strong))
+    """Quantities down, headlines first, subjects across; the best value of each quantity stands out."""
+    subjects = list(scores.by_subject)
+    known = dict.fromkeys(q for metrics in scores.by_subject.values() for q in metrics)
+    quantities = dict.fromkeys([*scores.headlines, *known])
+    rows, strong, notes = [], set(), {}
+    for row, quantity in enumerate(quantities):
+        own = {name: metrics[quantity] for name, metrics in scores.by_subject.items() if quantity in metrics}
+        first = next(iter(own.values()))
+        cells = [show(own[name]) if name in own else "–" for name in subjects]
+        for column, name in enumerate(subjects):
+            if name in own and (note := show_interval(own[name]) if has_value(own[name]) else why_undefined(own[name])):
+                notes[row, column] = note
+        sizes = " or ".join(dict.fromkeys(f"{metric['n']:,}" for metric in own.values()))
+        protocols = ", ".join(dict.fromkeys(metric["protocol"][:8] for metric in own.values()))
+        rows.append((plain(quantity), [*cells, sizes, protocols]))
+        notes[row, -1] = f"{first['unit']}, {first['better']} is better"
+        if (best := _best(own)) is not None:
+            strong.add((row, subjects.index(best)))
+    caption = (
+        "Values ± one standard error, and where they lie with 95 % confidence; n counts what was scored; the best of "
+        "each row is bold where all are under one protocol."
+    )
+    head = [("", ""), *((name, "") for name in subjects), ("n", ""), ("protocol", "")]
+    return Table(caption, head, rows, frozenset(strong), notes)
+
+
+def _best(own: Mapping[str, Metric]) -> str | None:
+    """Whose value is the best; None where they cannot be compared."""
+    valued = {name: _goodness(metric) for name, metric in own.items() if has_value(metric)}
+    if len(valued) < 2 or len({metric["protocol"] for metric in own.values()}) != 1:
+        return None
+    return max(valued, key=lambda name: valued[name])

@@ -11,8 +11,10 @@ from configs.errors import UserError
 from configs.folder import RunFolder
 from configs.load import dump, load
 from configs.stages import step_folder
-from pipelines.overview import build_overview, find_runs, main, read_entry, shared_name, thumbnail
-from tests.unit.test_report import NASTY, metric, without_library
+from pipelines.entries import read_entry
+from pipelines.overview import build_overview, find_runs, main, thumbnail
+from pipelines.seeds import shared_name
+from tests.unit.test_report import NASTY, crossed, metric, without_library
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mnist.yaml"
 SHARE = {"better": "higher", "unit": "share"}
@@ -71,7 +73,7 @@ def test_runs_under_one_protocol_share_a_table_with_the_best_in_bold_and_others_
     folders = [trained(tmp_path, "one", accuracy=0.8), trained(tmp_path, "two")]
     other = trained(tmp_path, "other", accuracy=0.99, protocol="q")
     page = page_of(*folders, other)
-    table = page[page.index('id="tables"') : page.index('id="charts"')]
+    table = page[page.index('<h2 id="tables"') : page.index('<h2 id="results"')]
     assert "<strong>0.900 ± 0.010</strong>" in table
     assert "0.800 ± 0.010" in table
     assert "baseline/majority" in table
@@ -80,8 +82,7 @@ def test_runs_under_one_protocol_share_a_table_with_the_best_in_bold_and_others_
 
 def test_quality_is_drawn_against_gflops_and_latency_and_told_in_a_table(tmp_path: Path):
     page = page_of(trained(tmp_path, "small", gflops=0.5), trained(tmp_path, "large", gflops=50.0))
-    assert "Accuracy against GFLOPs per sample" in page
-    assert "Accuracy against latency of one sample (ms)" in page
+    assert page.count("Accuracy against cost</h3>") == 1
     assert "least small, 0.900 ± 0.010 at 0.5 GFLOPs; most large, 0.900 ± 0.010 at 50 GFLOPs" in page
     assert "1,234" in page
     assert "abacus" in page
@@ -90,7 +91,40 @@ def test_quality_is_drawn_against_gflops_and_latency_and_told_in_a_table(tmp_pat
 def test_a_single_run_is_compared_with_nothing(tmp_path: Path):
     page = page_of(trained(tmp_path, "alone"))
     assert 'id="runs"' in page
-    assert not any(f'id="{section}"' in page for section in ("seeds", "tables", "charts"))
+    assert not any(f'id="{section}"' in page for section in ("seeds", "tables"))
+    assert "against cost</h3>" not in page
+    assert "abacus" in page
+
+
+def test_each_evaluated_run_has_all_its_metrics_beside_its_baselines(tmp_path: Path):
+    begun = RunFolder(tmp_path / "begun")
+    begun.path.mkdir()
+    begun.config.write_text(dump(load([str(CONFIG), "name=begun"])))
+    page = page_of(trained(tmp_path, "one"), trained(tmp_path, "other", protocol="q"), begun)
+    results = page[page.index('<h2 id="results"') :]
+    assert "<summary><strong>one</strong>: The model&#39;s accuracy is 0.9" in results
+    assert results.count('<th scope="col">baseline/majority</th>') == 2
+    assert results.count("Accuracy: model and baselines</h3>") == 2
+    assert "begun" not in results
+
+
+def test_a_cross_validation_is_shown_with_its_folds(tmp_path: Path):
+    folds = crossed(tmp_path / "folds")
+    folds.fold("0-1").report.write_text("")
+    page = page_of(trained(tmp_path, "one"), folds)
+    assert "completed: 3 folds trained and evaluated" in page
+    assert '<a href="folds/folds/0-1/report.html">0-1</a>' in page
+    assert "<dt>cv/bits_per_byte</dt>" in page
+
+
+def test_a_run_whose_first_number_is_undefined_is_listed_and_compared_with_nothing(tmp_path: Path):
+    sound, lost = trained(tmp_path, "sound"), trained(tmp_path, "lost")
+    record = json.loads(lost.metrics.read_text())
+    record["metrics"] = [metric("test/accuracy", None, stderr=None, undefined="logits are no numbers", **SHARE)]
+    lost.metrics.write_text(json.dumps(record))
+    page = page_of(sound, lost)
+    assert "The model&#39;s accuracy is undefined: logits are no numbers." in page
+    assert 'id="tables"' not in page
 
 
 def test_runs_that_differ_in_seed_alone_become_a_mean_with_its_spread(tmp_path: Path):

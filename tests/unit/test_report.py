@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.folder import RunFolder, digest
+from configs.errors import DamageError
+from configs.folder import RunFolder, digest, write_json
 from configs.load import dump, load
 from configs.stages import step_folder
-from pipelines.charts import curve_charts, describe, read_curve, smooth, thin
+from pipelines.curves import curve_charts, describe, read_curve, smooth, thin
+from pipelines.gate.verdicts import Judgement, Verdict
 from pipelines.history import read_history
 from pipelines.report import write_report
 from pipelines.scores import Scores, show, verdict
@@ -23,7 +25,7 @@ NASTY = "<script>alert(1)</script>"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
 
 
-def metric(name: str, value: float, **changes: Any) -> dict[str, Any]:
+def metric(name: str, value: float | None, **changes: Any) -> dict[str, Any]:
     shape = {"stderr": 0.01, "n": 1000, "unit": "bits/byte", "better": "lower", "protocol": "p"}
     return {"name": name, "value": value} | shape | changes
 
@@ -137,7 +139,8 @@ def test_chain_follows_the_digests(page: str) -> None:
 def test_tables_have_captions_and_scopes(page: str) -> None:
     rest = without_library(page)
     assert rest.count("<table") == rest.count("<caption>") > 0
-    assert '<th scope="row">baseline/trigram</th>' in rest
+    assert '<th scope="col">baseline/trigram</th>' in rest
+    assert '<th scope="row">bits per byte<small>bits/byte, lower is better</small></th>' in rest
     assert "<strong>1.980 ± 0.010</strong>" in rest
 
 
@@ -215,11 +218,14 @@ def test_cost_is_a_table_of_its_own(tmp_path: Path) -> None:
     assert "The evaluation measured no cost." in folder.report.read_text()
     times = {"1": {"median": 2.5, "p99": 4.0, "passes": 100}, "32": {"median": 40.0, "p99": 41.0, "passes": 25}}
     cost = {"parameters": 61706, "flops_per_sample": 833_040_000, "latency_ms": times, "threads": 2}
+    cost |= {"activation_bytes": {"1": 2**20, "32": 32 * 2**20}, "memory_by": "tensors"}
     folder.cost.write_text(json.dumps(cost | {"samples_per_s": {"1": 400.0, "32": 800.0}, "device": f"CPU {NASTY}"}))
     write_report(folder)
     page = without_library(folder.report.read_text())
     assert "61,706 parameters; 0.833 GFLOPs" in page
-    assert re.search(r'row">32</th>\s*<td>40</td>\s*<td>41</td>\s*<td>800</td>\s*<td>25</td>', page)
+    assert re.search(r'row">32</th>\s*<td>40</td>\s*<td>41</td>\s*<td>800</td>\s*<td>32</td>\s*<td>25</td>', page)
+    assert "Memory is the most bytes that tensors made in the pass held at once" in page
+    assert "Bits per byte 1.980 ± 0.010 at 2.5 ms and 0.833 GFLOPs a sample." in page
     assert NASTY not in page
 
 
@@ -245,7 +251,7 @@ def test_metrics_of_an_older_checkpoint_are_called_out(tmp_path: Path) -> None:
     (later / "complete.json").write_text(json.dumps({"step": 9, "data": "f" * 64, "digest": "9" * 64}))
     write_report(folder)
     page = folder.report.read_text()
-    assert "not taken from the newest checkpoint" in page
+    assert "not taken from the checkpoint that is the result" in page
     assert "taken from another one: eeeeeeeeeeee…" in page
     assert "trained on another one: ffffffffffff…" in page
 
@@ -329,7 +335,7 @@ def test_verdict_without_metrics_or_baselines_claims_nothing() -> None:
         (4.6e7, 2e3, "4.6e+07 ± 2e+03"),
         (0.5, None, "0.5"),
         (0.5, math.nan, "0.5"),
-        (math.inf, 1.0, "not a number"),
+        (math.inf, 1.0, "undefined"),
     ],
 )
 def test_value_is_shown_to_two_digits_of_its_error(value: float, stderr: float | None, expected: str) -> None:
@@ -410,7 +416,7 @@ def test_speed_and_memory_are_drawn_in_their_units() -> None:
     assert list(charts) == ["Model FLOPs utilisation", "Memory", "Loss scale"]
     memory = charts["Memory"]
     assert "first 2 (step 1), last 4 (step 2)" in memory.caption
-    assert memory.plot.yaxis[0].axis_label == "largest use of a rank (GiB)"
+    assert memory.plot.yaxis[0].axis_label == "largest use of a rank (GiB)"  # type: ignore[attr-defined]
 
 
 def test_the_last_lines_of_a_run_say_how_much_of_its_time_counted(tmp_path: Path) -> None:
@@ -418,3 +424,158 @@ def test_the_last_lines_of_a_run_say_how_much_of_its_time_counted(tmp_path: Path
     assert "training:" not in headline(folder)
     write_events(folder, {"event": "start", "step": 0}, step(1, 4.0), *span(1, compute=1.5))
     assert "\ntraining: 75.0 % of 2 s computed steps that count\nreport: " in headline(folder)
+
+
+def report_of(folder: RunFolder) -> str:
+    write_report(folder)
+    return without_library(folder.report.read_text())
+
+
+def evaluated(folder: RunFolder, *metrics: dict[str, Any], **more: Any) -> None:
+    folder.metrics.write_text(json.dumps({"checkpoint": "e" * 64, "metrics": metrics, "protocols": {}} | more))
+
+
+def test_a_metric_without_a_value_says_why_and_is_never_first_nor_best(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    lost = {"stderr": None, "undefined": f"no word in the split {NASTY}"}
+    evaluated(
+        folder,
+        metric("test/bits_per_byte", None, **lost),
+        metric("test/perplexity", 30.0, interval=[29.98, 30.02]),
+        metric("baseline/trigram/bits_per_byte", 2.1),
+        metric("baseline/trigram/perplexity", None, **lost),
+    )
+    page = report_of(folder)
+    assert "The model&#39;s perplexity is 30; there is no baseline to compare it with." in page
+    card = page[page.index("<dt>test/perplexity</dt>") :].split("</div>")[0]
+    assert "<dd>bits/byte; 95 %: 29.980 to 30.020; the baselines are undefined</dd>" in card
+    assert f"<td>undefined<small>no word in the split {ESCAPED}</small></td>" in page
+    assert "<strong>undefined" not in page
+    assert not re.search(r">(nan|None)\b", page)
+    assert f"test/bits_per_byte is undefined: no word in the split {NASTY}" in headline(folder)
+
+
+def test_an_evaluation_of_nothing_but_undefined_metrics_says_so_first(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    evaluated(folder, metric("test/bits_per_byte", None, stderr=None, undefined="an empty split"))
+    assert "The model&#39;s bits per byte is undefined: an empty split." in report_of(folder)
+
+
+def test_real_images_stand_beside_drawn_ones_even_under_another_protocol(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    shape = {"unit": "squared distance", "n": 200}
+    evaluated(
+        folder,
+        metric("samples/frechet_lite0", 12.0, **shape),
+        metric("test/loss", 0.1),
+        metric("baseline/real/frechet_lite0", 3.0, protocol="q", **shape | {"n": 150}),
+    )
+    page = report_of(folder)
+    assert page.index("<dt>samples/frechet_lite0</dt>") < page.index("<dt>test/loss</dt>")
+    assert "under another protocol: real 3.000 ± 0.010" in page
+    row = page[page.index('<th scope="row">frechet lite0') :].split("</tr>")[0]
+    assert re.findall(r"<td>([^<]*)", row) == ["12.000 ± 0.010", "–", "3.000 ± 0.010", "200 or 150", "p, q"]
+
+
+def test_parts_of_a_protocol_are_shown_in_words_with_the_metrics_under_it(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    parts = {"stride_tokens": 32, "drawing": {"sampler": "ddim", "steps": 15}}
+    evaluated(folder, metric("test/bits_per_byte", 2.0), protocols={"p": parts})
+    page = report_of(folder)
+    section = page[page.index("<summary>Protocol p</summary>") :]
+    assert "<dt>of the metrics</dt><dd>test/bits_per_byte</dd>" in section
+    assert "<dt>stride tokens</dt><dd>32</dd>" in section
+    assert "<dt>drawing</dt><dd>sampler ddim, steps 15</dd>" in section
+
+
+def test_a_training_that_learned_too_much_is_marked_where_validation_was_best(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "run")
+    events: list[dict[str, Any]] = [{"event": "start", "step": 0}]
+    for number in range(1, 31):
+        events.append(step(number, 4.0 - 0.1 * number))
+        events.append({"event": "validation", "step": number, "validation/loss": 3.0 + 0.01 * (number - 10) ** 2})
+    write_events(folder, *events, {"event": "early_stop", "reason": "no better for 20 passes"})
+    page = report_of(folder)
+    assert "<dt>Fit</dt><dd>Overfitting since step 10: validation/loss was best there" in page
+    assert "<dt>Ended early</dt><dd>no better for 20 passes</dd>" in page
+    caption = page[page.index("<figcaption>train: first") :].split("</figcaption>")[0]
+    assert "Overfitting since step 10" in caption
+    assert page.count("Overfitting since step 10") == 2  # no other chart is marked
+
+
+def test_the_result_is_the_checkpoint_that_was_chosen_not_the_newest(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    later = step_folder(folder.train, 9)
+    later.mkdir()
+    (later / "complete.json").write_text(json.dumps({"step": 9, "data": "d" * 64, "digest": "9" * 64}))
+    finished = {"step": 3, "why": "best"}
+    (folder.train / "finished.json").write_text(json.dumps(finished | {"digest": digest(finished)}))
+    finish = {"event": "finish", "status": "completed"}
+    write_events(folder, {"event": "start", "step": 0}, step(9, 4.0), finish)
+    page = report_of(folder)
+    assert "completed: prepared, trained and evaluated" in page
+    assert "<dt>Result</dt><dd>the checkpoint of step 3</dd>" in page
+    assert "not taken from the checkpoint" not in page
+
+
+def test_the_verdict_of_the_gate_is_a_line_and_a_table(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "run")
+    verdicts = (Verdict("test/bits_per_byte", "worse", f"2 % worse, chance 0.001 {NASTY}", ours=2.04, theirs=2.0),)
+    judgement = Judgement("nightly-3", ("run",), verdicts)
+    assert "Against the baseline" not in report_of(folder)
+    write_json(folder.path / "gate.json", judgement.record())
+    page = report_of(folder)
+    assert f"run against nightly-3: worse; test/bits_per_byte: 2 % worse, chance 0.001 {ESCAPED}." in page
+    assert "<dt>Gate</dt><dd>worse against nightly-3</dd>" in page
+    (folder.path / "gate.json").write_text('{"verdict": "same"}')
+    with pytest.raises(DamageError, match=r"gate\.json is no verdict of this version"):
+        write_report(folder)
+
+
+def crossed(root: Path, *, done: int = 3) -> RunFolder:
+    """A cross-validation of three folds of which `done` are evaluated, collected when all are."""
+    folder = RunFolder(root)
+    folder.path.mkdir(parents=True)
+    overrides = ["data.splits.folds={count: 3}", "data.splits.test=0"]
+    folder.config.write_text(dump(load([str(CONFIG), *overrides])))
+    told = {}
+    for number in range(done):
+        fold = complete(folder.fold(f"0-{number}").path)
+        told[f"0-{number}"] = f"{number}" * 64
+        evaluated(fold, metric("test/bits_per_byte", 2.0 + 0.1 * number), digest=told[f"0-{number}"])
+    if done == 3:
+        folder.evaluation.mkdir()
+        mean = metric("cv/bits_per_byte", 2.1, stderr=0.05, interval=[1.9, 2.3], n=3)
+        evaluated(folder, mean, metric("baseline/trigram/bits_per_byte", 2.2), folds=told)
+        figure = {"kind": "table", "title": "By fold", "columns": ["metric", *told], "rows": [["x", 1.0, None, 2]]}
+        folder.figures.write_text(json.dumps([figure]))
+    return folder
+
+
+def test_a_cross_validation_has_its_mean_its_spread_and_the_way_to_each_fold(tmp_path: Path) -> None:
+    folder = crossed(tmp_path / "run")
+    page = report_of(folder)
+    assert "The model needs 2.1 bits per byte" in folder.fold("0-1").report.read_text()
+    assert "completed: 3 folds trained and evaluated" in page
+    assert "<dd>2.100 ± 0.050</dd><dd>bits/byte; 95 %: 1.90 to 2.30; best baseline: trigram" in page
+    assert "<dd>2.10 ± 0.10 (mean ± standard deviation of 3 folds); mean, 95 %: 1.90 to 2.30</dd>" in page
+    assert '<a href="folds/0-2/report.html">0-2</a>' in page
+    assert re.search(r'row">x</th>\s*<td>1</td>\s*<td>–</td>\s*<td>2</td>', page)
+    assert "taken from the folds as they are" in page
+    assert "Where the time went" not in page
+    assert "evaluate again" not in page
+
+
+def test_a_cross_validation_that_is_not_done_says_how_far_it_is(tmp_path: Path) -> None:
+    page = report_of(crossed(tmp_path / "run", done=2))
+    assert "2 of 3 folds trained and evaluated" in page
+    assert "This run has not been evaluated; `trainworks run CONFIG.yaml` does it." in page
+    assert re.search(r'row">0-2</th>\s*<td>nothing is prepared yet</td>', page)
+
+
+def test_a_mean_of_folds_that_have_changed_since_is_called_out(tmp_path: Path) -> None:
+    folder = crossed(tmp_path / "run")
+    evaluated(folder.fold("0-1"), metric("test/bits_per_byte", 2.5), digest="f" * 64)
+    page = report_of(folder)
+    assert "the metrics were not taken from all folds as they are now; evaluate again" in page
+    assert "taken from folds that have changed since" in page

@@ -1,4 +1,4 @@
-"""What one pass through a trained model costs where it is evaluated: parameters, FLOPs and time."""
+"""What one pass through a trained model costs where it is evaluated: parameters, FLOPs, memory and time."""
 
 import platform
 import time
@@ -12,8 +12,8 @@ from torch import nn
 from data.loader import sequential
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.profile.counting import evaluation_flops
-from trainer.task import Task
+from trainer.profile.counting import Alive, evaluation_flops
+from trainer.task import Batch, Task
 
 BATCHES = (1, 32)
 """Samples per pass: one alone, and enough that a pass is as quick per sample as it gets"""
@@ -24,9 +24,10 @@ LEAST, MOST, PATIENCE_S = 5, 100, 1.0
 def measure_cost(task: Task, nets: Mapping[str, nn.Module], reader: ShardReader, world: World) -> dict[str, Any]:
     """cost.json: medians and 99th percentiles over passes of `task.evaluate` on samples of a split, after one untimed.
 
-    The time is that of the networks in fp32 and of the sums of the metrics, without reading samples or collating them.
+    Time and memory are those of the networks in fp32 and of the sums of the metrics, without reading samples or
+    collating them; weights and the batch itself are not in the memory.
     """
-    latency, rates = {}, {}
+    latency, rates, memory = {}, {}, {}
     flops = 0
     for size in BATCHES:
         batch = next(sequential(reader, task.collate, size=size, limit=size, part=0, parts=1)).to(world.device)
@@ -34,6 +35,7 @@ def measure_cost(task: Task, nets: Mapping[str, nn.Module], reader: ShardReader,
         if str(samples) in latency:
             break  # the split has no more
         flops = flops or evaluation_flops(task, nets, batch) // samples
+        memory[str(samples)] = pass_bytes(task, nets, batch, world.device)
         times = time_passes(lambda batch=batch: task.evaluate(nets, batch), world.device)
         median = float(np.median(times))
         p99 = float(np.percentile(times, 99))
@@ -42,11 +44,32 @@ def measure_cost(task: Task, nets: Mapping[str, nn.Module], reader: ShardReader,
     return {
         "parameters": sum(p.numel() for net in nets.values() for p in net.parameters()),
         "flops_per_sample": flops,
+        "activation_bytes": memory,
+        "memory_by": "allocator" if world.device.type == "cuda" else "tensors",
         "latency_ms": latency,
         "samples_per_s": rates,
         "device": device_name(world.device),
         "threads": torch.get_num_threads(),
     }
+
+
+@torch.no_grad()
+def pass_bytes(task: Task, nets: Mapping[str, nn.Module], batch: Batch, device: torch.device) -> int:
+    """The most bytes that a pass holds at once beside the weights and the batch.
+
+    On CUDA the rise of the allocator's peak, blocks rounded up and operations' work space among it. Elsewhere no
+    allocator tells: the tensors made in the pass by their sizes, without what an operation uses inside itself.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        task.evaluate(nets, batch)
+        return torch.cuda.max_memory_allocated(device) - before
+    with Alive() as alive:
+        alive.leave_out(tensor for net in nets.values() for tensor in (*net.parameters(), *net.buffers()))
+        alive.leave_out(batch.tensors.values())
+        task.evaluate(nets, batch)
+    return alive.peak_bytes
 
 
 @torch.no_grad()
