@@ -159,7 +159,7 @@ class DiffusionEvaluation(Config):
     """How a diffusion model is scored."""
 
     batch_images: Count = 128
-    """Images per forward"""
+    """Images per forward; of those drawn and compared at most 32, so that any ranks have the same ones together"""
     images: Annotated[int, Field(ge=0)] = 200
     """Images drawn, classes in turn"""
     shown: Annotated[int, Field(ge=0)] = 100

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from configs.errors import ConfigError, DamageError
+from configs.errors import ConfigError, DamageError, UserError
+from configs.features import require_features
 from configs.folder import RunFolder
 from configs.folds import cross_validates, repeat_folder, repeat_run, repeats_of
 from configs.lines import LASTING, Line
@@ -21,7 +22,8 @@ def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outc
             return Outcome(0)
         if cross_validates(run):
             return _prepare_repeats(stage, run, folder, show)
-    except (ConfigError, DamageError) as error:
+        require_features(run)
+    except (UserError, DamageError) as error:
         return Outcome(error.exit_code, str(error))
     return _launch(stage, run, folder, show)
 

@@ -1,35 +1,19 @@
-"""The diffusion task: what is drawn for each sample, its loss, and how a trained model is scored."""
+"""The diffusion task: what is drawn for each sample, and its loss."""
 
-import base64
-import io
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from configs.diffusion import DiffusionConfig
 from configs.errors import ConfigError, DamageError, DataError
-from configs.folder import RunFolder, write_atomic
-from configs.load import dump
-from configs.schema import RunConfig
-from configs.stages import train_key
-from data.manifest import ImagesRecord, Manifest, Split, read_manifest
-from data.prepare import prepare
-from data.shards import ShardReader
-from tests.tiny import ALONE, CONFIGS, Memory, checkpoints, on_ranks, open_readers, shrink, write_source
-from trainer.checkpoint import TrainState, weights
-from trainer.distributed import World, seed_all
-from trainer.evaluation.diffusion import evaluate, gather_first, require_fit, wishes_in_turn
+from data.manifest import ImagesRecord, Manifest, Split
+from tests.tiny import CONFIGS, shrink
 from trainer.task import Sample
-from trainer.tasks import build_task
-from trainer.tasks.diffusion import BINS, Diffusion, level_share
-from trainer.trained import open_trained
+from trainer.tasks.diffusion import Diffusion, level_share
 
 
 def manifest_of(classes: tuple[str, ...] = ("a", "b", "c")) -> Manifest:
@@ -145,8 +129,8 @@ def test_evaluation_leaves_out_the_weights_of_training() -> None:
     with torch.inference_mode():
         ours, theirs = weighted.evaluate(nets, batch), plain.evaluate(nets, batch)
     assert ours["error"] == theirs["error"]
-    assert sum(float(ours[f"error/{place}"]) for place in range(BINS)) == pytest.approx(float(ours["error"]))
-    assert sum(float(ours[f"images/{place}"]) for place in range(BINS)) == 6
+    assert float(ours["images"]) == 6
+    assert weighted.metrics({name: float(value) for name, value in ours.items()})["loss"] == ours["error"] / 6
 
 
 def test_a_learned_variance_is_taught_by_the_bound_and_the_mean_by_the_error_alone() -> None:
@@ -199,129 +183,6 @@ def test_a_label_that_is_no_class_is_refused() -> None:
 
 
 def test_a_schedule_without_levels_is_refused() -> None:
+    demo = next(path for path in CONFIGS if path.stem == "demo-diffusion")
     with pytest.raises(ConfigError, match=r"task\.noise\.steps"):
-        small(task__noise__steps=0)
-
-
-# --- evaluation ---
-
-DEMO = next(path for path in CONFIGS if path.stem == "demo-diffusion")
-JUDGE = next(path for path in CONFIGS if path.stem == "demo-cnn")
-
-
-def small(path: Path = DEMO, **overrides: Any) -> RunConfig:
-    images = {"data__images__height": 16, "data__images__width": 16, "data__images__colour": "grey"}
-    return shrink(path, **images, **overrides)
-
-
-def prepared(run: RunConfig, folder: RunFolder, *, data: Path | None = None) -> Manifest:
-    """A run folder with data, that of another run if given, and the checkpoint of a network as it begins."""
-    folder.logs.mkdir(parents=True)
-    write_atomic(folder.config, dump(run))
-    if data:
-        shutil.copytree(data, folder.data)
-    else:
-        prepare(run, folder)
-    manifest = read_manifest(folder.manifest)
-    seed_all(run.seed)
-    nets = build_task(run, manifest).networks()
-    state = {name: Memory({"weights": weights(net), "ema": dict(net.named_parameters())}) for name, net in nets.items()}
-    origin = {"data": manifest.digest, "config": train_key(run)}
-    checkpoints(folder.train, origin).save(state, TrainState(run.train.steps, 8, "00" * 32), {})
-    return manifest
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two trained runs of the same images beside each other: one that draws, one that judges."""
-    root = tmp_path_factory.mktemp("runs")
-    source = write_source(small(), root / "raw")
-    drawing = small(data__source=source, task__evaluation__images=10, task__evaluation__judge="judge")
-    prepared(drawing, RunFolder(root / "drawing"))
-    prepared(small(JUDGE, data__source=source), RunFolder(root / "judge"), data=root / "drawing" / "data")
-    return root
-
-
-def scored(runs: Path, world: World = ALONE, **evaluation: Any) -> Any:
-    trained = open_trained(runs / "drawing", ALONE.device)
-    task = trained.run.task.model_copy(update={"evaluation": trained.run.task.evaluation.model_copy(update=evaluation)})
-    run = trained.run.model_copy(update={"task": task})
-    readers: dict[str, ShardReader] = open_readers(trained.folder, trained.manifest)
-    built = build_task(run, trained.manifest)
-    return evaluate(run, trained.folder, trained.manifest, readers, built, trained.nets, world)
-
-
-def test_a_run_is_scored_on_its_loss_and_by_what_the_judge_recognises(runs: Path) -> None:
-    result = scored(runs)
-    metrics = {metric.name: metric for metric in result.metrics}
-    drawn, real = metrics["samples/class_accuracy"], metrics["baseline/real/class_accuracy"]
-    assert drawn.protocol == real.protocol
-    assert drawn.n == 10
-    protocol = result.protocols[drawn.protocol]
-    assert protocol["judge"] == open_trained(runs / "judge", ALONE.device).checkpoint
-    assert protocol["drawing"] == small().task.drawing.model_dump(mode="json")  # type: ignore[union-attr]
-    assert metrics["test/loss"].n == real.n
-    assert metrics["test/loss"].value > 0
-    assert metrics["test/loss"].stderr
-    parts = [metric for name, metric in metrics.items() if name.startswith("test/loss_at_")]
-    assert sum(part.n for part in parts) == real.n
-
-
-def test_the_report_gets_a_picture_of_each_class_and_one_between_two_noises(runs: Path) -> None:
-    *classes, between = scored(runs).samples
-    assert [sample["class"] for sample in classes] == [f"class-{place}" for place in range(4)]
-    assert classes[0]["recognised"].endswith("of 3")
-    for sample, size in ((classes[0], (33, 33)), (between, (8 * 17 - 1, 4 * 17 - 1))):
-        picture = base64.b64decode(sample["picture"].removeprefix("data:image/png;base64,"))
-        assert Image.open(io.BytesIO(picture)).size == size
-
-
-def test_two_ranks_score_as_one_does(runs: Path) -> None:
-    alone, (first, second) = scored(runs, batch_images=3), on_ranks(2, lambda world: scored(runs, world))
-    assert second.samples == ()
-    assert first.samples == alone.samples
-    for ours, theirs in zip(first.metrics, alone.metrics, strict=True):
-        assert ours.value == pytest.approx(theirs.value, rel=1e-5)
-        assert (ours.name, ours.n, ours.protocol) == (theirs.name, theirs.n, theirs.protocol)
-
-
-def test_without_the_judge_the_metric_is_left_out_aloud(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = scored(runs, judge="elsewhere")
-    assert all("class_accuracy" not in metric.name for metric in result.metrics)
-    assert "judge=elsewhere: there is no such run, so samples/class_accuracy is left out" in capsys.readouterr().out
-    assert "recognised" not in result.samples[0]
-
-
-def test_a_run_that_draws_nothing_is_scored_on_its_loss_alone(runs: Path) -> None:
-    result = scored(runs, images=0)
-    assert {metric.name.split("/")[0] for metric in result.metrics} == {"test"}
-    assert result.samples == ()
-
-
-def test_a_judge_of_other_images_or_classes_is_refused_with_both(runs: Path) -> None:
-    judge = open_trained(runs / "judge", ALONE.device)
-    manifest = judge.manifest
-    assert manifest.images
-    larger = manifest.model_copy(update={"images": manifest.images.model_copy(update={"height": 28})})
-    with pytest.raises(DataError, match=r"sees images of 16 x 16 x 1 .* this run draws 28 x 16 x 1"):
-        require_fit(judge, larger)
-    with pytest.raises(DataError, match=r"knows the classes class-0, .* this run draws cat, dog"):
-        require_fit(judge, manifest.model_copy(update={"classes": ("cat", "dog")}))
-    with pytest.raises(DataError, match=r"is a run of task\.kind=diffusion; name one of image_classification"):
-        require_fit(open_trained(runs / "drawing", ALONE.device), manifest)
-
-
-def test_wishes_take_classes_in_turn() -> None:
-    assert [(wish.number, wish.label) for wish in wishes_in_turn(5, 2)] == [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0)]
-    assert {wish.label for wish in wishes_in_turn(3, 0)} == {0}
-
-
-def test_the_first_images_are_gathered_in_their_order() -> None:
-    wishes = wishes_in_turn(5, 0)
-    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-
-    def gathered(world: World) -> Any:
-        return gather_first(images[world.rank :: world.size], wishes, 4, (1, 2, 2), world)
-
-    for found in on_ranks(3, gathered):
-        assert found[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+        shrink(demo, task__noise__steps=0)

@@ -1,5 +1,6 @@
 """A diffusion run's drawn images against real ones, by the features of a run of our own."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from configs.diffusion import RunFeatures
 from configs.folder import RunFolder
 from configs.stages import evaluation_key
 from tests.tiny import ALONE, on_ranks, write_source
-from tests.unit.test_diffusion import JUDGE, prepared, scored, small
+from tests.unit.test_diffusion_evaluation import JUDGE, Broken, prepared, scored, small
+from trainer.evaluation.generative import drawn
 from trainer.evaluation.generative.features import trained
-from trainer.trained import open_trained
+from trainer.trained import open_trained, read_run
 
 FEATURES = RunFeatures(kind="run", run="judge")
 
@@ -28,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(runs: Path, *ranked: Any, **evaluation: Any) -> Any:
-    return scored(runs, *ranked, **{"images": 13, "features": FEATURES} | evaluation)
+    return scored(runs, *ranked, **{"images": 13, "shown": 0, "features": FEATURES} | evaluation)
 
 
 def test_drawn_images_are_compared_with_the_train_split_and_test_images_beside_them(runs: Path) -> None:
@@ -57,12 +59,29 @@ def test_more_drawn_images_than_real_ones_are_left_have_a_protocol_of_their_own(
     assert result.protocols[real.protocol]["images"] == real.n
 
 
-def test_any_ranks_and_batches_give_the_same_numbers(runs: Path) -> None:
-    alone, (first, *others) = compared(runs, batch_images=4), on_ranks(3, lambda world: compared(runs, world))
-    for ours, theirs in zip(first.metrics, alone.metrics, strict=True):
-        assert ours.value == pytest.approx(theirs.value, rel=1e-5, abs=1e-6)
-        assert (ours.name, ours.n, ours.protocol) == (theirs.name, theirs.n, theirs.protocol)
-    assert all("judge" not in metric.name for other in others for metric in other.metrics)
+@pytest.mark.parametrize(("images", "batch", "ranks"), [(7, 128, (2, 4)), (13, 4, (3,))])
+def test_any_ranks_give_the_same_numbers_whether_they_share_a_cache_or_not(
+    runs: Path, images: int, batch: int, ranks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A number that does not divide, and one of which a rank has none; each number of ranks sees real images itself."""
+    found = {}
+    for size in (1, *ranks):
+        monkeypatch.setattr(drawn, "cache_folder", lambda _, size=size: tmp_path / str(size))
+        found[size] = on_ranks(
+            size, lambda world: compared(runs, world, images=images, batch_images=batch, judge="judge")
+        )
+    alone = found[1][0]
+    assert {"samples/class_accuracy", "samples/kid_judge"} <= {metric.name for metric in alone.metrics}
+    for size in ranks:
+        first, *others = found[size]
+        for ours, theirs in zip(first.metrics, alone.metrics, strict=True):
+            if ours.name.startswith("test/"):  # of images shared out singly
+                assert ours.value == pytest.approx(theirs.value, rel=1e-6)
+            else:
+                assert ours == theirs
+        assert first.protocols == alone.protocols
+        assert [figure["title"] for figure in first.figures] == [figure["title"] for figure in alone.figures]
+        assert all(other.metrics == () for other in others)
 
 
 def test_real_images_are_seen_once_and_shared_between_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +115,52 @@ def test_nothing_is_compared_where_nothing_is_drawn_or_asked(runs: Path) -> None
         assert all(name.startswith("test/") for name in names)
 
 
-def test_a_feature_run_that_is_trained_again_has_the_images_compared_again(runs: Path) -> None:
-    run = small(task__evaluation__features={"kind": "run", "run": "judge"})
-    there, gone = (
-        evaluation_key(run, RunFolder(runs / "drawing")),
-        evaluation_key(run, RunFolder(runs / "x" / "drawing")),
-    )
-    assert there != gone
+def test_the_table_has_drawn_images_beside_real_ones(runs: Path) -> None:
+    result = compared(runs, images=3)
+    metrics = {metric.name: metric for metric in result.metrics}
+    (table,) = (figure for figure in result.figures if figure["kind"] == "table")
+    rows = {row[0]: row[1:] for row in table["rows"]}
+    assert list(rows) == [f"{name}_judge" for name in ("frechet", "kid", "inception_score", "precision", "recall")]
+    drawn_one, real = metrics["samples/kid_judge"], metrics["baseline/real/kid_judge"]
+    assert rows["kid_judge"] == [drawn_one.value, drawn_one.stderr, real.value, real.stderr, "lower"]
+    assert rows["frechet_judge"][0] is None
+    assert "samples/frechet_judge is undefined: 3 images against" in table["note"]
+
+
+def test_broken_images_leave_their_metrics_undefined_and_the_real_ones_alone(runs: Path) -> None:
+    result = compared(runs, nets={"model": Broken()})
+    metrics = {metric.name: metric for metric in result.metrics}
+    assert metrics["samples/kid_judge"].undefined == "13 of 13 drawn images are not finite"
+    assert metrics["baseline/real/kid_judge"].value is not None
+
+
+def test_a_damaged_cache_is_noticed_and_made_anew(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = compared(runs)
+    for path in (runs / ".features").glob("*.safetensors"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    capsys.readouterr()
+    assert compared(runs).metrics == first.metrics
+    assert "is not as it was written and is made anew" in capsys.readouterr().out
+    assert compared(runs).metrics == first.metrics
+    assert "made anew" not in capsys.readouterr().out
+
+
+def test_a_feature_run_that_is_trained_again_is_another_protocol_and_has_the_images_compared_again(
+    runs: Path, tmp_path: Path
+) -> None:
+    for name in ("drawing", "judge"):
+        shutil.copytree(runs / name, tmp_path / name)
+    run, folder = small(task__evaluation__features=FEATURES.model_dump()), RunFolder(tmp_path / "drawing")
+    key, protocol = evaluation_key(run, folder), compared(tmp_path).metrics[0].protocol
+    shutil.rmtree(tmp_path / "judge")
+    judge = small(JUDGE, data__source=source_of(runs), task__model__width=2, seed=1)
+    prepared(judge, RunFolder(tmp_path / "judge"), data=folder.data)
+    assert evaluation_key(run, folder) != key
+    assert compared(tmp_path).metrics[0].protocol != protocol
+    shutil.rmtree(tmp_path / "judge")
+    assert evaluation_key(run, folder) != key
+
+
+def source_of(runs: Path) -> Any:
+    return read_run(runs / "drawing").data.source.model_dump(mode="json")

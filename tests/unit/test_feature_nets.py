@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from configs.diffusion import InceptionFeatures, Lite0Features
 from configs.errors import DataError, OutageError, UserError
-from configs.folder import file_digest
-from tests.tiny import ALONE, on_ranks
+from configs.features import require_features
+from configs.folder import RunFolder, file_digest
+from k8s.launch import Outcome
+from pipelines.stages import run_stage
+from tests.tiny import ALONE, CONFIGS, on_ranks, shrink
 from trainer.evaluation.generative.features.inception import STANDARD, open_inception, read_inception, weights_file
 from trainer.evaluation.generative.features.lite0 import open_lite0
 from trainer.evaluation.generative.features.net import Seen
@@ -26,6 +29,8 @@ from trainer.evaluation.generative.features.trained import last_features
 from trainer.evaluation.generative.reference import read_seen, write_seen
 from trainer.models.image_heads import PooledHead
 from trainer.models.inception_v3 import InceptionV3
+
+DEMO = next(path for path in CONFIGS if path.stem == "demo-diffusion")
 
 
 def images_of(count: int, *shape: int) -> Any:
@@ -158,6 +163,53 @@ def test_weights_are_brought_from_an_address_once(weights: Path, address: str, t
     assert weights_file(gone, cache, ALONE) == kept[0], "nothing is asked for what is there"
     with pytest.raises(OutageError, match=r"none\.pth: .*404"):
         weights_file(asked(f"{address}/none.pth", sha256=STANDARD), cache, ALONE)
+    kept[0].write_bytes(b"damaged")
+    assert file_digest(weights_file(config, cache, ALONE)) == sha256, "what is damaged is brought again"
+
+
+def test_what_comes_from_an_address_is_kept_only_if_it_is_what_was_asked_for(
+    weights: Path, address: str, tmp_path: Path
+) -> None:
+    config = asked(f"{address}/{weights.name}", sha256=STANDARD)
+    with pytest.raises(UserError, match=rf"is {file_digest(weights)}, .*sha256 says {STANDARD}"):
+        weights_file(config, tmp_path, ALONE)
+    assert not list(tmp_path.glob("weights-*.pth"))
+    nobody = asked("http://127.0.0.1:9/weights.pth", sha256=STANDARD)
+    with pytest.raises(OutageError, match=r"127\.0\.0\.1:9/weights\.pth: .*give a file as task\.evaluation"):
+        weights_file(nobody, tmp_path, ALONE)
+
+
+# --- before a run begins ---
+
+
+def outcome_of(folder: Path, features: dict[str, Any], **evaluation: Any) -> Outcome:
+    """What becomes of the first stage."""
+    settings = {f"task__evaluation__{name}": value for name, value in evaluation.items()}
+    run = shrink(DEMO, task__evaluation__features=features, **settings)
+    return run_stage("prepare", run, RunFolder(folder), lambda line: None)
+
+
+def test_a_run_does_not_begin_without_the_network_that_its_evaluation_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    wrong = {"kind": "inception", "weights": str(tmp_path / "weights.pth"), "sha256": STANDARD}
+    outcome = outcome_of(tmp_path, wrong)
+    assert outcome.code == 2
+    assert file_digest(tmp_path / "weights.pth") in outcome.reason
+    assert f"task.evaluation.features.sha256 says {STANDARD}" in outcome.reason
+    outcome = outcome_of(tmp_path, wrong | {"weights": str(tmp_path / "none.pth")})
+    assert (outcome.code, "there is no such file" in outcome.reason) == (2, True)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    outcome = outcome_of(tmp_path, {"kind": "lite0"})
+    assert (outcome.code, "pip install efficientnet_lite_pytorch" in outcome.reason) == (2, True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_run_that_draws_nothing_or_brings_its_weights_later_may_begin(tmp_path: Path) -> None:
+    wrong = {"kind": "inception", "weights": str(tmp_path / "none.pth"), "sha256": STANDARD}
+    for features, images in ((wrong, 0), (wrong | {"weights": "https://example.org/w.pth"}, 8)):
+        require_features(shrink(DEMO, task__evaluation__features=features, task__evaluation__images=images))
 
 
 # --- EfficientNet-Lite0 ---

@@ -10,6 +10,8 @@ import pytest
 import torch
 from scipy import linalg
 from torch import Tensor
+from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.kid import poly_mmd
 
 from tests.tiny import on_ranks
 from trainer.distributed import World
@@ -52,6 +54,13 @@ def test_the_distance_is_that_of_the_product_s_root() -> None:
     expected = apart @ apart + ours.covariance.trace() + theirs.covariance.trace() - 2 * np.trace(root).real
     assert frechet_distance(ours, theirs) == pytest.approx(float(expected), rel=1e-10)
     assert frechet_distance(theirs, ours) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_the_distance_is_that_of_torchmetrics() -> None:
+    """Its formula, which takes the eigenvalues of the product; its classes want a network of their own."""
+    ours, theirs = moments(features_of(300, 16, seed=1)), moments(features_of(260, 16, seed=2, shift=0.2, scale=1.3))
+    expected = float(_compute_fid(ours.mean, ours.covariance, theirs.mean, theirs.covariance))
+    assert frechet_distance(ours, theirs) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_set_is_not_apart_from_itself_nor_a_collapsed_one_without_a_distance() -> None:
@@ -110,6 +119,11 @@ def test_the_kernel_distance_is_that_of_all_pairs_in_chunks_of_any_size(monkeypa
     monkeypatch.setattr(kernel, "_CELLS", 15)
     assert kernel_distance(x, y) == pytest.approx((value, stderr), rel=1e-12)
     assert kernel_distance(x[:2], y)[1] is None
+
+
+def test_the_kernel_distance_is_that_of_torchmetrics() -> None:
+    x, y = features_of(60, 12, seed=1).double(), features_of(60, 12, seed=2, shift=0.4).double()
+    assert kernel_distance(x, y)[0] == pytest.approx(float(poly_mmd(x, y)), rel=1e-9)
 
 
 # --- the Inception score ---

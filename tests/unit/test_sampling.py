@@ -8,7 +8,7 @@ from PIL import Image
 
 from configs.folder import RunFolder
 from tests.tiny import CONFIGS, shrink, write_source
-from tests.unit.test_diffusion import prepared, small
+from tests.unit.test_diffusion_evaluation import prepared, small
 from trainer.sampling.__main__ import main
 
 

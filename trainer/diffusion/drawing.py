@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.diffusion import DrawingConfig
+from configs.errors import UserError
 from trainer.diffusion.samplers import DETERMINISTIC, Denoise, Found, ddpm, network_calls
 from trainer.diffusion.schedules import Noise
 
@@ -78,9 +79,10 @@ def draw(
     device: torch.device,
     called: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Images [B, H, W, C] uint8 for the wishes, each a function of seed, wish and weights alone.
+    """Images [B, C, H, W] float32 in [-1, 1] for the wishes, each a function of seed, wish and weights alone.
 
-    shape is (C, H, W); classes 0: the network knows none. `called` hears of each of `network_calls`.
+    shape is (C, H, W); classes 0: the network knows none. `called` hears of each of `network_calls`. Where the network
+    says no numbers, an image has none either.
     """
     numbers = [wish.number for wish in wishes]
     labels = torch.tensor([wish.label for wish in wishes], device=device) if classes else None
@@ -98,7 +100,7 @@ def draw(
         x = ddpm(heard, x, sigmas, lambda step: normals(seed, numbers, step + 1, shape).to(device))
     else:
         x = DETERMINISTIC[drawing.sampler](heard, x, sigmas)
-    return to_pixels(x)
+    return x.clamp(-1, 1)
 
 
 def calls_for(drawing: DrawingConfig, images: int, batch: int) -> int:
@@ -138,8 +140,18 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     return mixed.view_as(start).to(start.dtype)
 
 
+def finite(images: Tensor) -> Tensor:
+    """Which of the images [B, ...] hold numbers alone, bool [B]."""
+    return images.flatten(1).isfinite().all(1)
+
+
 def to_pixels(images: Tensor) -> Tensor:
-    """[B, C, H, W] in [-1, 1] to [B, H, W, C] uint8 on the CPU."""
+    """[B, C, H, W] in [-1, 1] to [B, H, W, C] uint8 on the CPU. Raises UserError for images without numbers."""
+    if broken := int((~finite(images)).sum()):
+        raise UserError(
+            f"{broken} of {len(images)} drawn images are not finite: the network's weights or what it says are no "
+            "numbers; look at the training's loss, and draw from an earlier checkpoint"
+        )
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
 
 

@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.folder import write_atomic
 from data.card.pictures import png
 from data.progress import clock
-from trainer.diffusion.drawing import Wish, calls_for, draw
+from trainer.diffusion.drawing import Wish, calls_for, draw, to_pixels
 from trainer.diffusion.pictures import Pixels, grid
 from trainer.sampling.options import overridden
 from trainer.tasks.diffusion import Diffusion
@@ -113,7 +113,7 @@ def draw_all(trained: Trained, task: Diffusion, drawing: DrawingConfig, wishes: 
         for start in range(0, len(wishes), batch)
     ]
     progress.close()
-    return torch.cat(parts).numpy()
+    return to_pixels(torch.cat(parts)).numpy()
 
 
 class _Progress:

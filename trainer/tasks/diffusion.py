@@ -18,8 +18,6 @@ from trainer.tasks.labels import label_of
 
 NETWORKS = {"unet": "trainer.models.unet:UNet", "dit": "trainer.models.dit:DiT"}
 """By `kind`; imported when a run of it starts"""
-BINS = 4
-"""Parts of equal probability into which evaluation divides the levels, from the least noise"""
 _STREAM = 20_200_619  # sets this family's random numbers apart from others'
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 _VARIANCE_WEIGHT = 0.001  # of the variational bound in the hybrid loss (Nichol and Dhariwal, 2021, 3.1)
@@ -120,21 +118,16 @@ class Diffusion:
         return _VARIANCE_WEIGHT * len(sigmas) * variational_bits(sigmas, steps, images, found, share).sum()
 
     def evaluate(self, nets: Networks, batch: Batch) -> Sums:
-        """Sums of the unweighted error and of its square, and of images, also by part of the levels' distribution."""
+        """Sums of the unweighted error and of images."""
+        error = self.errors(nets, batch)
+        return {"error": error.sum(), "images": error.new_tensor(len(error))}
+
+    def errors(self, nets: Networks, batch: Batch) -> Tensor:
+        """Each image's unweighted error, [B] float64: unaltered and with its class, at its own level."""
         given = batch.tensors
         images, noise, sigma = given["images"], given["noise"], given["sigma"]
         output, _ = self.predict(nets["model"], images, noise, sigma, given["level"], given["labels"])
-        error = squared_error(output, wanted(self.noise.scales(sigma), sigma, images, noise)).double()  # [B]
-        sums = {"error": error.sum(), "error_error": (error * error).sum(), "images": error.new_tensor(len(error))}
-        places = (given["share"] * BINS).long()
-        for place in range(BINS):
-            chosen = error * (places == place)
-            sums |= {
-                f"error/{place}": chosen.sum(),
-                f"error_error/{place}": (chosen * chosen).sum(),
-                f"images/{place}": (places == place).sum().double(),
-            }
-        return sums
+        return squared_error(output, wanted(self.noise.scales(sigma), sigma, images, noise)).double()
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         return {"loss": sums["error"] / sums["images"]}

@@ -1,14 +1,12 @@
 """An evaluation's drawn images against real ones: the net opened, real images seen, both compared."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs.diffusion import DiffusionConfig, InceptionFeatures, Lite0Features
 from configs.folder import RunFolder
-from configs.metrics import protocol_id
+from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from configs.stages import features_folder
 from data.manifest import Manifest, split_digest
@@ -16,6 +14,7 @@ from data.progress import Progress, say
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.contract import Result
+from trainer.evaluation.generative.drawing import Drawn
 from trainer.evaluation.generative.features.inception import open_inception
 from trainer.evaluation.generative.features.lite0 import open_lite0
 from trainer.evaluation.generative.features.net import FeatureNet, see_all
@@ -52,11 +51,11 @@ def score_drawn(
     folder: RunFolder,
     manifest: Manifest,
     readers: Mapping[str, ShardReader],
-    images: Pixels,
+    drawn: Drawn,
     net: FeatureNet | None,
     world: World,
 ) -> Result:
-    """Metrics of the drawn images, of which `images` are this rank's, every world.size-th, and of real ones.
+    """Metrics of the drawn images, and of real ones.
 
     Both are compared with the reference split; the real ones are as many of the other split, so that they are what
     perfect drawing would give. The result is rank 0's; elsewhere it is empty.
@@ -72,19 +71,42 @@ def score_drawn(
         see_split(net, readers[split], manifest, split, world, images=count, batch=batch, cache=cache)
         for split, count in ((config.reference, config.reference_images), (other, config.images))
     )
-    drawn = see_all(net, _in_batches(images, batch, config.images, world), blank_image(manifest), world)
+    seen = see_all(net, _in_blocks(drawn, world), blank_image(manifest), world)
     if world.rank > 0:
         return Result((), {})
-    say("evaluate", f"comparing {len(drawn)} drawn and {len(real)} real images with {len(reference)} of {other} images")
+    told = f"comparing {len(seen)} drawn images, and {len(real)} of the {other} split"
+    say("evaluate", f"{told}, with {len(reference)} of the {config.reference} split")
     protocols, compared = {}, []
-    for subject, seen in ((SUBJECT, drawn), (BASELINE, real)):
-        protocol = describe(run, manifest, other, net.protocol, images=len(seen), reference=len(reference))
+    for subject, each, flaw in ((SUBJECT, seen, drawn.flaw), (BASELINE, real, None)):
+        protocol = describe(run, manifest, other, net.protocol, images=len(each), reference=len(reference))
         protocols[protocol_id(protocol)] = protocol
-        compared.append(compare(subject, net, seen, reference, protocol_id(protocol)))
-    metrics = [metric for each in compared for metric in each.metrics]
+        compared.append(compare(subject, net, each, reference, protocol_id(protocol), flaw=flaw))
+    figure = draw_distances(*(each.metrics for each in compared), split=config.reference)
     return Result(
-        tuple(metrics), protocols, units={name: units for each in compared for name, units in each.units.items()}
+        tuple(metric for each in compared for metric in each.metrics),
+        protocols,
+        figures=(figure,),
+        units={name: units for each in compared for name, units in each.units.items()},
     )
+
+
+def draw_distances(drawn: Sequence[Metric], real: Sequence[Metric], *, split: str) -> dict[str, Any]:
+    """The table of drawn images beside real ones, both against the reference split."""
+    rows = [
+        [ours.name.removeprefix(f"{SUBJECT}/"), ours.value, ours.stderr, theirs.value, theirs.stderr, ours.better]
+        for ours, theirs in zip(drawn, real, strict=True)
+    ]
+    reasons = dict.fromkeys(
+        f"{metric.name} is undefined: {metric.undefined}." for metric in (*drawn, *real) if metric.undefined
+    )
+    size = f"{drawn[0].n} drawn and {real[0].n} real images against the {split} split; ±: one standard error."
+    return {
+        "kind": "table",
+        "title": "Drawn images against real ones",
+        "columns": ["metric", "drawn", "±", "real", "±", "better"],
+        "rows": rows,
+        "note": " ".join([size, *reasons]),
+    }
 
 
 def describe(
@@ -119,14 +141,15 @@ def _without_net(run: RunConfig, manifest: Manifest, other: str, world: World) -
     return Result((metric,), {metric.protocol: protocol})
 
 
-def _in_batches(images: Pixels, batch: int, total: int, world: World) -> Iterator[tuple[list[int], Pixels]]:
+def _in_blocks(drawn: Drawn, world: World) -> Iterator[tuple[range, Pixels]]:
     """This rank's drawn images and their places among all."""
-    places = range(world.rank, total, world.size)
-    progress = Progress("evaluate", len(images), "drawn images seen", visible=world.rank == 0)
-    for start in range(0, len(images), batch):
-        yield list(places[start : start + batch]), np.ascontiguousarray(images[start : start + batch])
+    progress = Progress("evaluate", len(drawn.images), "drawn images seen", visible=world.rank == 0)
+    done = 0
+    for places, images in drawn.in_blocks():
+        yield places, images
+        done += len(places)
         if progress.due():
-            progress.show(start)
+            progress.show(done)
 
 
 def _absent(name: str) -> str:

@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from configs.folder import RunFolder, digest, locked, write_atomic
-from data.loader import Sample, sequential
 from data.manifest import Manifest, split_digest
 from data.progress import Progress, say
+from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
+from trainer.evaluation.generative.blocks import blocks_of
 from trainer.evaluation.generative.features.net import FeatureNet, Seen, see_all
 from trainer.evaluation.generative.features.resize import Pixels
 
@@ -44,25 +45,23 @@ def see_split(
     kept = read_seen(path, key) if world.rank == 0 else None
     if float(world.sum(torch.tensor(float(kept is not None)))):
         return kept or Seen(torch.empty(0, 0), None)
-    seen = see_all(net, _batches(reader, world, split, count=count, batch=batch), blank_image(manifest), world)
+    seen = see_all(net, _blocks(reader, world, split, count=count, batch=batch), blank_image(manifest), world)
     if world.rank == 0:
         with locked(cache, wait_s=600):
             write_seen(path, key, seen)
     return seen
 
 
-def _batches(
+def _blocks(
     reader: ShardReader, world: World, split: str, *, count: int, batch: int
 ) -> Iterator[tuple[list[int], Pixels]]:
-    """This rank's images and their places in the split."""
+    """This rank's images, evenly spaced in the split, and their places there."""
     progress = Progress("evaluate", count, f"{split} images seen", visible=world.rank == 0)
-    done = 0
-    samples: list[Sample]
-    for samples in sequential(reader, list, size=batch, limit=count, part=world.rank, parts=world.size):
-        yield [sample["id"] for sample in samples], np.stack([sample["image"] for sample in samples])
-        done += len(samples) * world.size
+    for block in blocks_of(count, world, most=batch):
+        places = [place * len(reader) // count for place in block]
+        yield places, np.stack([decode(reader[place])["image"] for place in places])
         if progress.due():
-            progress.show(min(done, count))
+            progress.show(min(block.stop + (world.size - 1) * len(block), count))
 
 
 def blank_image(manifest: Manifest) -> Pixels:

@@ -55,11 +55,16 @@ def metric_names(net: FeatureNet) -> dict[str, str]:
     return names | ({"frechet": "fid", "kid": "kid", "inception_score": "inception_score"} if net.standard else {})
 
 
-def compare(subject: str, net: FeatureNet, images: Seen, reference: Seen, protocol: str) -> Compared:
-    """All metrics of `images`, named below `subject`; one that cannot be had says why."""
+def compare(
+    subject: str, net: FeatureNet, images: Seen, reference: Seen, protocol: str, *, flaw: str | None = None
+) -> Compared:
+    """All metrics of `images`, named below `subject`; one that cannot be had says why.
+
+    flaw: why nothing can be said of the images, where that is known before.
+    """
     n, m = len(images), len(reference)
     names = metric_names(net)
-    broken = _broken(subject, images, reference)
+    broken = flaw or _broken(subject, images, reference)
     metrics, inside = [], torch.zeros(0)
 
     def take(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from configs.diffusion import InceptionFeatures
 from configs.errors import OutageError, UserError
+from configs.features import at_address, require_weights
 from configs.folder import file_digest, locked, sync
 from data.progress import say
 from trainer.distributed import World
@@ -29,11 +30,7 @@ _DOWNLOAD_TIMEOUT_S = 60
 def open_inception(config: InceptionFeatures, cache: Path, world: World) -> FeatureNet:
     """Every rank calls it. Raises UserError for a file that is not there, has another digest or other tensors."""
     path = weights_file(config, cache, world)
-    if (got := file_digest(path)) != config.sha256:
-        raise UserError(
-            f"task.evaluation.features.weights={config.weights}: the sha256 of {path} is {got}, "
-            f"task.evaluation.features.sha256 says {config.sha256}; give the file that has it, or correct the digest"
-        )
+    require_weights(config, path)
     net = read_inception(path).to(world.device)
 
     def see(images: Pixels) -> tuple[Tensor, Tensor]:
@@ -53,26 +50,24 @@ def open_inception(config: InceptionFeatures, cache: Path, world: World) -> Feat
 
 def weights_file(config: InceptionFeatures, cache: Path, world: World) -> Path:
     """Where the weights lie here: the file, or what rank 0 brings from the address, kept in the cache's folder."""
-    if not config.weights.startswith(("https://", "http://")):
-        path = Path(config.weights)
-        if not path.is_file():
-            raise UserError(
-                f"task.evaluation.features.weights={path}: there is no such file; give a file or an address"
-            )
-        return path
+    if not at_address(config):
+        return Path(config.weights)
     path = cache / f"weights-{config.sha256[:16]}{Path(config.weights).suffix}"
     if world.rank == 0:
         with locked(cache, wait_s=600):
-            if not path.exists():
-                download(config.weights, path)
+            if not path.exists() or file_digest(path) != config.sha256:
+                download(config, path)
     world.sum(torch.zeros(1))  # the others wait until it is there
     return path
 
 
-def download(address: str, path: Path) -> None:
-    """Raises OutageError when the address does not give a whole file."""
+def download(config: InceptionFeatures, path: Path) -> None:
+    """Raises OutageError when the address does not give a whole file, UserError when it is another than was asked for.
+
+    What is kept is what the digest says: another try begins anew.
+    """
+    address, part = config.weights, path.with_name(path.name + ".part")
     say("evaluate", f"bringing {address}")
-    part = path.with_name(path.name + ".part")
     try:
         with urlopen(address, timeout=_DOWNLOAD_TIMEOUT_S) as response, part.open("wb") as file:
             told = response.headers.get("Content-Length")
@@ -86,6 +81,7 @@ def download(address: str, path: Path) -> None:
         ) from None
     if told and part.stat().st_size != int(told):
         raise OutageError(f"{address}: {part.stat().st_size} of {told} bytes came; try again")
+    require_weights(config, part)
     os.replace(part, path)
     sync(path.parent)
 
@@ -99,7 +95,10 @@ def read_inception(path: Path) -> InceptionV3:
         wanted = {name: tensor.shape for name, tensor in network.state_dict().items() if "num_batches" not in name}
         found = {name: tensor.shape for name, tensor in tensors.items() if "num_batches" not in name}
     except (SafetensorError, pickle.UnpicklingError, AttributeError, EOFError, RuntimeError) as error:
-        raise UserError(f"{path} holds no weights that can be read: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"task.evaluation.features.weights={path} holds no weights that can be read ({type(error).__name__}); "
+            "give a file of tensors alone: .safetensors, or what torch saves of them"
+        ) from None
     if other := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
         raise UserError(
             f"{path} holds other tensors than Inception v3 of 2015-12-05: {len(other)} differ, first {other[0]}: "

