@@ -15,6 +15,9 @@ from configs.schema import RunConfig
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+
+
 class SuiteRun(Config):
     """One family of the suite, a run for each seed."""
 
@@ -31,6 +34,10 @@ class SuiteGate(Config):
 
     baseline: Name
     """Each family's baseline is named BASELINE-NAME"""
+    baseline_seeds: Seeds | None = None
+    """Seeds of the runs that become a baseline, those of the suite when not given. More of them are trained once, and
+    every gate from then on knows the noise of seeds better
+    """
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Chance of a false alarm over all metrics of a family"""
     minimum: dict[Literal["quality", "speed", "memory", "resume"], Annotated[float, Field(ge=0)]] = Field(
@@ -46,7 +53,10 @@ def _names_are_different(suite: Any) -> str | None:
 
 
 def _seeds_are_different(suite: Any) -> str | None:
-    return f"seeds={list(suite.seeds)} must all differ" if len(set(suite.seeds)) < len(suite.seeds) else None
+    for name, seeds in (("seeds", suite.seeds), ("gate.baseline_seeds", suite.gate.baseline_seeds or ())):
+        if len(set(seeds)) < len(seeds):
+            return f"{name}={list(seeds)} must all differ"
+    return None
 
 
 class SuiteConfig(Config):
@@ -57,9 +67,14 @@ class SuiteConfig(Config):
     name: Name
     """Names the suite's folder"""
     runs: Annotated[tuple[SuiteRun, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+    seeds: Seeds
     """Each run is done once with each of them"""
     gate: SuiteGate
+
+    @property
+    def baseline_seeds(self) -> tuple[int, ...]:
+        """Seeds of the runs that become a baseline."""
+        return self.gate.baseline_seeds or self.seeds
 
 
 def is_suite(path: Path) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.process import command_main, die_with_parent
 from configs.suite import SuiteConfig, SuiteRun, arguments_of, read_suite
 from pipelines.baselines import HOME as BASELINES
-from pipelines.baselines import load_baseline, store
+from pipelines.baselines import holding, load_baseline, store
 from pipelines.custody.again import run_command
 from pipelines.gate.against import gate
 from pipelines.gate.junit import suite_of, written
@@ -78,22 +79,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _nightly(arguments: argparse.Namespace) -> int:
     suite = read_suite(arguments.suite)
     home = home_of(suite, arguments.runs)
+    seeds = suite.baseline_seeds if arguments.set_baseline else suite.seeds
     failed: dict[str, dict[int, int]] = {each.name: {} for each in suite.runs}
-    for run in suite.runs:
-        for seed in suite.seeds:
-            name = folder_name(run, seed)
-            print(f"--- {name}", flush=True)
-            words = arguments_of(arguments.suite, run, seed)
-            code = run_command("run", *words, "--runs", home, "--name", name)
-            if code > STOPPED:
-                return code
-            if code:
-                failed[run.name][seed] = code
+    # Seed by seed, not family by family: a family's speeds then vary as the machine does over the whole night.
+    for seed, run in product(seeds, suite.runs):
+        name = folder_name(run, seed)
+        print(f"--- {name}", flush=True)
+        words = arguments_of(arguments.suite, run, seed)
+        code = run_command("run", *words, "--runs", home, "--name", name)
+        if code > STOPPED:
+            return code
+        if code:
+            failed[run.name][seed] = code
     families = [
-        settle(suite, run, home, arguments.baselines, failed[run.name], stores=arguments.set_baseline)
+        settle(
+            suite,
+            run,
+            [RunFolder(home / folder_name(run, seed)) for seed in seeds if seed not in failed[run.name]],
+            failed=failed[run.name],
+            baselines=arguments.baselines,
+            stores=arguments.set_baseline,
+        )
         for run in suite.runs
     ]
-    write_verdicts(suite, families, home)
+    write_verdicts(suite, seeds, families, home)
     for family in families:
         for line in told(family):
             print(line)
@@ -112,11 +121,16 @@ def folder_name(run: SuiteRun, seed: int) -> str:
 
 
 def settle(
-    suite: SuiteConfig, run: SuiteRun, home: Path, baselines: Path, failed: dict[int, int], *, stores: bool
+    suite: SuiteConfig,
+    run: SuiteRun,
+    done: Sequence[RunFolder],
+    *,
+    failed: dict[int, int],
+    baselines: Path,
+    stores: bool,
 ) -> Family:
     """Gate a family's finished runs, or keep them as its baseline when none has failed."""
     name = f"{suite.gate.baseline}-{run.name}"
-    done = [RunFolder(home / folder_name(run, seed)) for seed in suite.seeds if seed not in failed]
     try:
         readings = [read_reading(folder) for folder in done]
         if stores:
@@ -133,6 +147,8 @@ def settle(
 def _stored(run: SuiteRun, name: str, readings: Sequence[Reading], baselines: Path, failed: dict[int, int]) -> Family:
     if failed:
         return Family(run.name, failed, note="it is not stored: a baseline is of all seeds")
+    if there := holding(name, readings, baselines):  # a suite that was stopped after it had stored this family
+        return Family(run.name, failed, note=f"is stored as {there}", stored=True)
     return Family(run.name, failed, note=f"stored as {store(name, readings, baselines)}", stored=True)
 
 
@@ -144,7 +160,7 @@ def told(family: Family) -> list[str]:
     return [*found, f"{family.name}: {family.word}" + (f": {family.note}" if family.note else "")]
 
 
-def write_verdicts(suite: SuiteConfig, families: Sequence[Family], home: Path) -> None:
+def write_verdicts(suite: SuiteConfig, seeds: Sequence[int], families: Sequence[Family], home: Path) -> None:
     """The page, JUnit XML and JSON of the whole suite."""
     record = {
         "suite": suite.name,
@@ -160,25 +176,25 @@ def write_verdicts(suite: SuiteConfig, families: Sequence[Family], home: Path) -
         ],
     }
     write_json(home / "nightly.json", record)
-    write_atomic(home / "nightly.xml", junit(suite, families))
+    write_atomic(home / "nightly.xml", junit(suite, seeds, families))
     write_atomic(home / "nightly.html", build_page(suite, families))
 
 
-def junit(suite: SuiteConfig, families: Sequence[Family]) -> str:
+def junit(suite: SuiteConfig, seeds: Sequence[int], families: Sequence[Family]) -> str:
     """A test suite of the runs, one test case each, and one for each family's gate."""
     root = ElementTree.Element("testsuites", name=suite.name)
     failures = sum(len(family.failed) for family in families)
     missing = [family for family in families if not (family.judgement or family.stored or family.failed)]
-    tests = len(families) * len(suite.seeds)
+    tests = len(families) * len(seeds)
     runs = ElementTree.SubElement(
         root, "testsuite", name="runs", tests=str(tests), failures=str(failures), errors=str(len(missing))
     )
     for family in families:
-        for seed in suite.seeds:
+        for seed in seeds:
             case = ElementTree.SubElement(runs, "testcase", classname=f"run.{family.name}", name=f"seed {seed}")
             if seed in family.failed:
                 ElementTree.SubElement(case, "failure", message=f"ended with code {family.failed[seed]}")
-            elif family in missing and seed == suite.seeds[0]:
+            elif family in missing and seed == seeds[0]:
                 ElementTree.SubElement(case, "error", message=family.note)
     root.extend(suite_of(family.judgement) for family in families if family.judgement)
     return written(root)

@@ -15,10 +15,11 @@ from pipelines.gate.readings import Reading, Units
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo-lm.yaml"
 PROTOCOL: Mapping[str, Any] = {"kind": "rolling window", "stride_tokens": 32}
+PROTOCOL_ID = protocol_id(PROTOCOL)
 
 
 def metric(name: str, value: float | None, *, stderr: float | None = None, **changes: Any) -> Metric:
-    shape = {"n": 1000, "unit": "bits/byte", "better": "lower", "protocol": protocol_id(PROTOCOL)}
+    shape = {"n": 1000, "unit": "bits/byte", "better": "lower", "protocol": PROTOCOL_ID}
     return Metric(name=name, value=value, stderr=stderr, **shape | changes)
 
 
@@ -30,7 +31,11 @@ def reading(seed: int, *metrics: Metric, units: Mapping[str, Sequence[float]] | 
         config={"train": {"steps": 3}},
         metrics={each.name: each for each in metrics},
         protocols={each.protocol: PROTOCOL for each in metrics},
-        digests={"checkpoint": "c" * 64, "data": "d" * 64, "evaluation": digest([seed, *map(str, metrics)])},
+        digests={
+            "checkpoint": "c" * 64,
+            "data": "d" * 64,
+            "evaluation": digest([seed, *(each.value for each in metrics)]),
+        },
         units={name: by_unit(sums) for name, sums in (units or {}).items()},
     )
 
@@ -54,6 +59,7 @@ def evaluated(
     events: Sequence[Mapping[str, Any]] = (),
     units: Sequence[float] = (),
     device: str = "abacus",
+    code: str = "e" * 64,
 ) -> RunFolder:
     """A run folder with an evaluation of that value, and what its training told."""
     folder = RunFolder(root / name)
@@ -66,6 +72,7 @@ def evaluated(
     record = {
         "checkpoint": "c" * 64,
         "data": "d" * 64,
+        "code": code,
         "metrics": lines,
         "protocols": {line["protocol"]: dict(protocol)},
     }

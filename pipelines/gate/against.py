@@ -33,8 +33,7 @@ def gate(
         minimum=minimum,
         earlier=earlier_versions(baseline, home),
     )
-    evaluations = [reading.digests["evaluation"] for reading in readings]
-    now = entry(found, version=baseline.version, evaluations=evaluations)
+    now = entry(found, readings, version=baseline.version, alpha=alpha, minimum=minimum)
     add_verdict(baseline.name, home, now)
     held = quarantined([*before, now])
     verdicts = tuple(replace(each, quarantined=each.name in held) for each in found.verdicts)
@@ -49,4 +48,4 @@ def notes(readings: Sequence[Reading], baseline: Baseline, held: frozenset[str])
     if len(readings) == len(baseline.readings) == 1:
         yield "one run on each side: what another seed would change is not known; 3 seeds each tell it"
     if held:
-        yield f"in quarantine, shown and not counted, for going back and forth: {', '.join(sorted(held))}"
+        yield f"in quarantine, shown and not counted, for two verdicts on one training: {', '.join(sorted(held))}"

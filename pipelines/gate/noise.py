@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -11,10 +11,8 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 ENUMERATED = 14
 """Units of which every pattern of signs is tried; of more, the distribution's normal limit is taken"""
-PAIRED = 3
-"""Shared seeds from which on they are taken pair by pair too"""
 RANKED = 5
-"""Runs from which on two quantities that put all in one order are held for one"""
+"""Different values from which on two quantities that put all runs in one order are held for one"""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,10 @@ class Difference:
     """Chance of a change as low or lower where there is none"""
     basis: str
     """What it was told by, in words"""
-    tries: int = 1
-    """Tests of which this is the one that tells most; the chances are corrected for it"""
 
     def visible(self, alpha: float) -> float:
         """The least change that would be told from none at this level, in the metric's unit."""
-        return -quantile(self.freedom, alpha / self.tries) * self.error
+        return -quantile(self.freedom, alpha) * self.error
 
 
 def quantile(freedom: float, alpha: float) -> float:
@@ -46,35 +42,15 @@ def quantile(freedom: float, alpha: float) -> float:
 
 
 def by_seeds(
-    ours: Mapping[int, float],
-    theirs: Mapping[int, float],
-    *,
-    earlier: Sequence[Sequence[float]] = (),
-    floor: float = 0.0,
+    ours: Sequence[float], theirs: Sequence[float], *, earlier: Sequence[Sequence[float]] = (), floor: float = 0.0
 ) -> Difference | None:
-    """Student's test of two groups of runs, values by seed; None when no group has two runs.
+    """Student's test of two groups of runs; None when no group has two runs.
 
-    Where both sides have the same PAIRED seeds or more, the seeds are also taken pair by pair, for one seed has one
-    data order and one beginning, and what it does to both cancels. Whichever tells more is used, and its chances are
-    doubled for having been the better of two.
-    """
-    apart = _by_groups(list(ours.values()), list(theirs.values()), earlier, floor)
-    if ours.keys() != theirs.keys() or len(ours) < PAIRED or apart is None:
-        return apart
-    together = _by_pairs([ours[seed] - theirs[seed] for seed in ours], floor)
-    best = min((apart, together), key=lambda each: min(each.p_above, each.p_below))
-    above, below = min(1.0, 2 * best.p_above), min(1.0, 2 * best.p_below)
-    return replace(best, p_above=above, p_below=below, tries=2)
-
-
-def _by_groups(
-    ours: Sequence[float], theirs: Sequence[float], earlier: Sequence[Sequence[float]], floor: float
-) -> Difference | None:
-    """With one variance, pooled over both sides and over `earlier` groups of repeats.
-
-    One run on a side makes it a prediction interval. The variance is pooled rather than each group's own (Welch, 1947),
-    because both sides are repeats of nearly one training, and at 3 against 3 Welch's test has down to 2 degrees of
-    freedom in place of 4. The standard deviation is never taken below `floor`, for few seeds may agree by luck.
+    One variance is pooled over both sides and over `earlier` groups of repeats. One run on a side makes it a prediction
+    interval. Pooled rather than each group's own (Welch, 1947), because both sides are repeats of nearly one training,
+    and at 3 against 3 Welch's test has down to 2 degrees of freedom in place of 4. The standard deviation is never
+    taken below `floor`, for few seeds may agree by luck. Seeds that both sides share make the difference vary less
+    than is taken here, never more.
     """
     groups = [group for group in (ours, theirs, *earlier) if len(group) > 1]
     freedom = sum(len(group) - 1 for group in groups)
@@ -85,12 +61,6 @@ def _by_groups(
     error = deviation * math.sqrt(1 / len(ours) + 1 / len(theirs))
     change = float(np.mean(ours) - np.mean(theirs))
     return _judged(change, error, float(freedom), f"{len(ours)} against {len(theirs)} seeds")
-
-
-def _by_pairs(changes: Sequence[float], floor: float) -> Difference:
-    deviation = max(float(np.std(changes, ddof=1)), floor)
-    error = deviation / math.sqrt(len(changes))
-    return _judged(float(np.mean(changes)), error, len(changes) - 1.0, f"{len(changes)} seeds, pair by pair")
 
 
 def by_units(
@@ -137,16 +107,17 @@ def _judged(change: float, error: float, freedom: float, basis: str) -> Differen
 def families(values: Mapping[str, Sequence[float]]) -> dict[str, int]:
     """Numbers quantities such that those which are one in other units have one number.
 
-    By name, the values of all runs, in one order for all names. Perplexity and bits per byte rise together: quantities
-    that put RANKED runs or more in one order, or in the reverse, without a tie are counted once. Which runs are new
-    plays no part in it, so the tests stay what they are.
+    By name, the values of all runs, in one order for all names. Perplexity and bits per byte rise together, accuracy
+    and micro F1 tie together too: quantities that put runs of RANKED different values or more in one order, or in the
+    reverse, are counted once. Which runs are new plays no part in it, so the tests stay what they are.
     """
     found: dict[tuple[int, ...], int] = {}
     numbers: dict[str, int] = {}
     for name, each in values.items():
-        order = tuple(int(rank) for rank in np.argsort(np.asarray(each)))
-        telling = len(each) >= RANKED and len(set(each)) == len(each)
-        key = min(order, order[::-1]) if telling else (-1, len(numbers))
+        different, order = np.unique(np.asarray(each), return_inverse=True)
+        ranks, last = order.tolist(), len(different) - 1
+        reverse = [last - rank for rank in ranks]
+        key = tuple(min(ranks, reverse)) if len(different) >= RANKED else (-1, len(numbers))
         numbers[name] = found.setdefault(key, len(found))
     return numbers
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from configs.errors import ConfigError, DamageError, UserError
 from configs.folder import RunFolder, digest
 from configs.load import differences, read
-from configs.metrics import Metric, protocol_id, read_evaluation
+from configs.metrics import Evaluation, Metric, protocol_id, read_evaluation
 from configs.schema import identity
 from configs.stages import read_record
 from pipelines.history import History, read_events
@@ -82,9 +82,16 @@ def read_reading(folder: RunFolder) -> Reading:
         config={key: value for key, value in identity(run).items() if key not in ("name", "seed")},
         metrics=found | machine,
         protocols={metric.protocol: evaluation.protocols[metric.protocol] for metric in found.values()} | ways,
-        digests={"checkpoint": evaluation.checkpoint, "data": evaluation.data, "evaluation": evaluation.digest},
+        digests=_digests(folder, evaluation),
         units={name: each for name, each in read_units(folder.units).items() if name in found},
     )
+
+
+def _digests(folder: RunFolder, evaluation: Evaluation) -> dict[str, str]:
+    """Of what was scored, on what, what came of it, and by which code."""
+    found = {"checkpoint": evaluation.checkpoint, "data": evaluation.data, "evaluation": evaluation.digest}
+    code = read_record(folder.metrics).get("code")
+    return found | ({"code": code} if code else {})
 
 
 def read_units(path: Path) -> dict[str, Units]:

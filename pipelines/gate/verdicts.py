@@ -126,7 +126,8 @@ def refuse(name: str, ours: Sequence[Reading], theirs: Sequence[Reading]) -> Ver
             metric = run.metrics[name]
             if metric.value is None:
                 reason = f"undefined in {run.run}: {metric.undefined}"
-                return Verdict(name, "not comparable", reason, kind, blocks=kind == "quality")
+                lost = kind == "quality" and any(old.metrics[name].value is not None for old in theirs)
+                return Verdict(name, "not comparable", reason, kind, blocks=lost)
             if metric.protocol != first.protocol:
                 parts = unlike(run.protocols[metric.protocol], reference.protocols[first.protocol])
                 reason = f"unlike protocols ({run.run} and {reference.run}): {'; '.join(parts)}"
@@ -144,18 +145,33 @@ def compare(
 ) -> Difference | None:
     """The difference of a metric by the best test that the runs allow; None when there are too few of them."""
     new, old = ({run.seed: _value(name, run) for run in side} for side in (ours, theirs))
-    if new == old:
-        return Difference(0.0, 0.0, math.inf, 1.0, 1.0, "equal to the last bit")
+    if all(old.get(seed) == value for seed, value in new.items()):
+        basis = "equal to the last bit" + (f" for each of {len(new)} seeds" if len(new) > 1 else "")
+        return Difference(0.0, 0.0, math.inf, 1.0, 1.0, basis)
     metric = _metric(name, theirs)
-    alike = [[run for run in group if _comparable(run.metrics.get(name), metric)] for group in earlier]
-    groups = [[_value(name, run) for run in group] for group in alike]
     errors = [error for run in (*ours, *theirs) if (error := run.metrics[name].stderr) is not None]
     floor = FLOOR * float(np.mean(errors)) if errors else 0.0
-    found = by_seeds(new, old, earlier=groups, floor=floor)
+    groups = _unseen(name, metric, earlier, seen={*new.items(), *old.items()})
+    found = by_seeds(list(new.values()), list(old.values()), earlier=groups, floor=floor)
     if found is not None or kind_of(name) != "quality":
         return found
     change = _value(name, ours[0]) - _value(name, theirs[0])
     return _paired(name, ours[0], theirs[0]) or (by_errors(change, errors) if len(errors) == 2 else None)
+
+
+def _unseen(
+    name: str, like: Metric, groups: Sequence[Sequence[Reading]], *, seen: set[tuple[int, float]]
+) -> list[list[float]]:
+    """Values of older repeats under the metric's protocol, each once.
+
+    A training that was stored twice, one seed with one value, tells of the noise once.
+    """
+    found = list[list[float]]()
+    for group in groups:
+        alike = {run.seed: _value(name, run) for run in group if _comparable(run.metrics.get(name), like)}
+        found.append([value for seed, value in alike.items() if (seed, value) not in seen])
+        seen |= set(alike.items())
+    return found
 
 
 def _comparable(metric: Metric | None, like: Metric) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from configs.errors import ConfigError, DamageError, UserError
 from pipelines import baselines, compare
-from pipelines.baselines import earlier_versions, load_baseline, read_verdicts, store
+from pipelines.baselines import earlier_versions, holding, load_baseline, read_verdicts, store
 from pipelines.gate.__main__ import main
 from pipelines.gate.readings import read_reading
 from tests.gated import PROTOCOL, evaluated, reading, repeats
@@ -101,6 +101,16 @@ def test_a_stored_file_that_was_altered_is_named(tmp_path: Path):
         load_baseline("demo", tmp_path)
 
 
+def test_the_newest_version_is_known_again_by_its_evaluations(tmp_path: Path):
+    runs = repeats([1.0, 1.1])
+    assert holding("demo", runs, tmp_path) is None
+    store("demo", runs, tmp_path)
+    assert str(holding("demo", runs, tmp_path)) == "demo 0001"
+    assert holding("demo", runs[:1], tmp_path) is None
+    store("demo", repeats([1.0, 1.2]), tmp_path)
+    assert holding("demo", runs, tmp_path) is None
+
+
 def test_a_baseline_that_is_not_there_is_told_with_those_that_are(tmp_path: Path):
     store("other", repeats([1.0]), tmp_path)
     with pytest.raises(UserError, match=r"there: other\).*baseline set demo RUN"):
@@ -114,7 +124,10 @@ def test_a_baseline_that_is_not_there_is_told_with_those_that_are(tmp_path: Path
 def test_the_gate_ends_with_0_1_or_2_and_leaves_its_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     old = three(tmp_path, "old", 2.0, 2.001, 1.999)
     assert baselines.main(["set", "demo", *old, *places(tmp_path)]) == 0
-    same, worse = three(tmp_path, "same", 2.0, 2.001, 1.999), three(tmp_path, "worse", 2.04, 2.041, 2.039)
+    same, worse = (
+        three(tmp_path, "same", 2.0, 2.001, 1.999),
+        three(tmp_path, "worse", 2.04, 2.041, 2.039, code="f" * 64),
+    )
     gate = ["--baseline", "demo", *places(tmp_path)]
     assert main([*same, *gate]) == 0
     files = {kind: tmp_path / f"verdicts.{kind}" for kind in ("json", "junit", "html")}
@@ -143,10 +156,10 @@ def test_a_gate_that_is_repeated_stands_in_the_history_once(tmp_path: Path):
 def test_a_metric_in_quarantine_is_shown_and_does_not_fail_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     runs = three(tmp_path, "run", 2.0, 2.001, 1.999)
     baselines.main(["set", "demo", *runs, *places(tmp_path)])
-    worse = [three(tmp_path, f"worse{n}", 2.04 + n / 1e4, 2.041, 2.039) for n in range(2)]
+    worse = [three(tmp_path, f"worse{n}", 2.04 + n / 1e4, 2.041, 2.039, code=code * 64) for n, code in enumerate("fge")]
     gate = ["--baseline", "demo", *places(tmp_path)]
-    assert [main([*names, *gate]) for names in (worse[0], runs, worse[1])] == [1, 0, 1]
-    assert main([*runs, *gate]) == 2  # nothing is left to count
+    assert [main([*names, *gate]) for names in (worse[0], runs, worse[1], runs)] == [1, 0, 1, 0], "other code each time"
+    assert main([*worse[2], *gate]) == 2  # the code of `runs`, and nothing is left to count
     assert "in quarantine" in capsys.readouterr().out
     baselines.main(["show", "demo", "--baselines", str(tmp_path / "baselines")])
     assert "test/bits_per_byte (quality, bits/byte, lower is better)" in (shown := capsys.readouterr().out)

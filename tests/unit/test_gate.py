@@ -17,7 +17,7 @@ from pipelines.gate.noise import by_errors, by_seeds, by_units, families, holm
 from pipelines.gate.page import build_page, lines
 from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading
-from pipelines.gate.verdicts import Judgement, Verdict, judge
+from pipelines.gate.verdicts import Judgement, Verdict, compare, judge
 from tests.gated import metric, reading, repeats
 
 OLD = (2.000, 2.004, 1.996)
@@ -28,42 +28,37 @@ def verdict_of(ours: list[Reading], theirs: list[Reading], **options: Any) -> Ve
     return verdict
 
 
-def by_number(*values: float, first: int = 0) -> dict[int, float]:
-    return dict(enumerate(values, first))
-
-
 def test_groups_of_seeds_are_judged_as_scipy_judges_them():
     ours, theirs = (2.1, 2.0, 2.3), (1.9, 2.05, 2.2, 1.95)
-    found = by_seeds(by_number(*ours), by_number(*theirs))
+    found = by_seeds(ours, theirs)
     assert found is not None
     assert found.p_above == pytest.approx(ttest_ind(ours, theirs, alternative="greater").pvalue)  # type: ignore[attr-defined]
     assert found.p_below == pytest.approx(ttest_ind(ours, theirs, alternative="less").pvalue)  # type: ignore[attr-defined]
 
 
-def test_shared_seeds_are_taken_pair_by_pair_where_that_tells_more():
-    theirs = (2.0, 2.5, 3.0, 3.5)
-    ours = (2.1, 2.62, 3.11, 3.6)
-    found = by_seeds(by_number(*ours), by_number(*theirs))
-    assert found is not None
-    assert found.basis == "4 seeds, pair by pair"
-    assert found.p_above == pytest.approx(2 * ttest_rel(ours, theirs, alternative="greater").pvalue)
-    apart = by_seeds(by_number(*ours), by_number(*theirs, first=10))
-    assert apart is not None
-    assert apart.p_above > 0.2
-
-
 def test_one_run_is_held_against_the_interval_of_the_next_run():
-    found = by_seeds({9: 2.5}, by_number(2.0, 2.1, 1.9))
+    found = by_seeds([2.5], [2.0, 2.1, 1.9])
     assert found is not None
     assert found.error == pytest.approx(0.1 * math.sqrt(1 + 1 / 3))
     assert found.freedom == 2
 
 
 def test_repeats_of_older_versions_add_to_what_is_known_of_the_noise():
-    found = by_seeds({0: 2.5}, {1: 2.0}, earlier=[(1.0, 1.2), (3.0, 3.2, 3.1)])
+    found = by_seeds([2.5], [2.0], earlier=[(1.0, 1.2), (3.0, 3.2, 3.1)])
     assert found is not None
     assert found.freedom == 3
-    assert by_seeds({0: 2.5}, {1: 2.0}) is None
+    assert by_seeds([2.5], [2.0]) is None
+
+
+def test_a_training_that_is_stored_in_several_versions_tells_of_the_noise_once():
+    old = repeats([2.0, 2.01, 1.99, 2.02])
+    apart = compare("test/bits_per_byte", repeats([2.05, 2.06], first=7), old, [])
+    again = compare("test/bits_per_byte", repeats([2.05, 2.06], first=7), old, [old, old[:3], old])
+    more = compare("test/bits_per_byte", repeats([2.05, 2.06], first=7), old, [repeats([2.1, 2.11]), old])
+    assert apart is not None
+    assert apart == again
+    assert more is not None
+    assert (apart.freedom, more.freedom) == (4, 5)
 
 
 def test_paired_units_are_judged_by_every_pattern_of_signs_or_by_its_normal_limit():
@@ -90,8 +85,14 @@ def test_many_chances_are_corrected_step_by_step_and_one_quantity_counts_once():
 def test_quantities_that_put_all_runs_in_one_order_are_one():
     loss = [2.0, 2.3, 2.1, 2.2, 2.5, 2.4]
     values = {"loss": loss, "perplexity": [math.exp(each) for each in loss], "minus": [-each for each in loss]}
-    values |= {"other": [*loss[1:], loss[0]], "tied": [1.0] * 6}
-    assert families(values) == {"loss": 0, "perplexity": 0, "minus": 0, "other": 1, "tied": 2}
+    values |= {"other": [*loss[1:], loss[0]], "still": [1.0] * 6, "other still": [1.0] * 6}
+    assert families(values) == {"loss": 0, "perplexity": 0, "minus": 0, "other": 1, "still": 2, "other still": 3}
+    accuracy = [0.9, 0.92, 0.94, 0.96, 0.92, 0.98]
+    assert families({"accuracy": accuracy, "micro": accuracy, "top": [0.9, *accuracy[1:4], 0.95, 0.98]}) == {
+        "accuracy": 0,
+        "micro": 0,
+        "top": 1,
+    }, "two that tie apart are two"
 
 
 def test_a_change_counts_when_it_is_beyond_chance_and_large_enough():
@@ -116,6 +117,12 @@ def test_seeds_that_agree_by_luck_do_not_make_noise_a_regression():
 def test_equal_runs_are_the_same_even_where_nothing_is_known_of_the_noise():
     verdict = verdict_of(repeats([2.0]), repeats([2.0]))
     assert (verdict.word, verdict.reason) == ("same", "no difference; equal to the last bit")
+
+
+def test_runs_equal_to_those_of_the_baseline_with_their_seeds_are_the_same_whatever_its_other_seeds_say():
+    same = verdict_of(repeats([2.0, 2.0]), repeats([2.0, 2.0, 1.8, 1.8001]))
+    assert (same.word, same.reason) == ("same", "no difference; equal to the last bit for each of 2 seeds")
+    assert verdict_of(repeats([2.0, 2.0], first=7), repeats([2.0, 2.0, 1.9, 1.9])).reason.startswith("-2.6 %, within")
 
 
 def test_two_single_runs_are_judged_by_shared_units_and_said_to_lack_the_noise_of_seeds():
@@ -152,6 +159,11 @@ def test_a_metric_that_is_undefined_or_gone_stops_the_gate_and_a_new_one_does_no
     undefined = [reading(5, metric("test/bits_per_byte", None, undefined="the test split is empty"))]
     assert "the test split is empty" in verdict_of(undefined, repeats(OLD)).reason
     assert judge(undefined, repeats(OLD), baseline="b").code == 2
+    both = [
+        reading(seed, metric("test/bits_per_byte", 2.0), metric("test/fid", None, undefined="32 images"))
+        for seed in (5, 6)
+    ]
+    assert judge(both, both, baseline="b").code == 0, "nothing is lost where nothing was"
     more = [reading(seed, metric("test/bits_per_byte", 2.0), metric("test/new", 1.0)) for seed in (5, 6)]
     assert judge(more, repeats(OLD), baseline="b").code == 0
     gone = judge(repeats(OLD, first=5), more, baseline="b")
@@ -173,24 +185,56 @@ def test_speed_on_other_hardware_is_not_compared_and_does_not_stop_the_gate():
     assert "device: abacus and slide rule" in judgement.verdicts[1].reason
 
 
-def gates(words: str, *, version: int = 1) -> list[dict[str, Any]]:
-    """A history by first letters: b, s, w, n."""
+def gates(words: str, *, codes: str | None = None, **changes: object) -> list[dict[str, Any]]:
+    """A history by first letters of verdicts, b, s, w, n, and of codes, one for all when not given."""
     names = {"b": "better", "s": "same", "w": "worse", "n": "not comparable"}
-    return [{"version": version, "verdicts": {"m": names[letter]}} for letter in words]
+    asked = {"version": 1, "alpha": 0.01, "minimum": {"quality": 0.5}, "runs": ["a", "b", "c"]} | changes
+    return [
+        asked | {"code": code, "verdicts": {"m": names[letter]}}
+        for letter, code in zip(words, codes or "x" * len(words), strict=True)
+    ]
 
 
-@pytest.mark.parametrize("words", ["wbwb", "wsws", "swsw", "wnsnwns", "swswssss"])
-def test_a_metric_that_goes_back_and_forth_is_in_quarantine(words: str):
+@pytest.mark.parametrize("words", ["sw", "bs", "wnnns", "swssss"])
+def test_a_metric_that_says_two_things_of_one_training_is_in_quarantine(words: str):
     assert quarantined(gates(words)) == {"m"}
 
 
-@pytest.mark.parametrize("words", ["ssss", "sws", "wwww", "sswwww", "swswsssss", "swsw" + "wwwww"])
-def test_a_regression_and_its_repair_or_a_metric_that_keeps_still_is_not(words: str):
+def test_one_code_is_told_two_things_though_others_were_gated_between():
+    assert quarantined(gates("wsssw", codes="abcda")) == frozenset()
+    assert quarantined(gates("wssss", codes="abcda")) == {"m"}
+    assert quarantined(gates("w" + "s" * 10, codes="abcdefghija")) == frozenset(), "too long ago"
+
+
+@pytest.mark.parametrize("words", ["s", "ssss", "wwww", "nsns", "swsssss"])
+def test_a_metric_that_keeps_still_is_not_or_no_longer(words: str):
     assert quarantined(gates(words)) == frozenset()
 
 
-def test_a_new_version_of_the_baseline_is_another_measure():
-    assert quarantined([*gates("sw"), *gates("sw", version=2), *gates("s", version=3)]) == frozenset()
+def test_a_change_of_verdict_between_two_codes_is_what_a_gate_is_for():
+    assert quarantined(gates("swswswsw", codes="abcdefgh")) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 2},
+        {"config": "d"},
+        {"data": "e"},
+        {"alpha": 0.05},
+        {"minimum": {"quality": 5.0}},
+        {"runs": ["a"]},
+        {"code": "y"},
+    ],
+)
+def test_gates_that_asked_something_else_contradict_nothing(changes: dict[str, object]):
+    other = [gate | changes for gate in gates("w")]
+    assert quarantined([*gates("s"), *other]) == frozenset()
+    assert quarantined([*other, *gates("s")]) == frozenset()
+
+
+def test_gates_of_unknown_code_contradict_nothing():
+    assert quarantined([gate | {"code": None} for gate in gates("swsw")]) == frozenset()
 
 
 def judgement() -> Judgement:

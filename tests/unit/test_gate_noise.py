@@ -1,75 +1,88 @@
-"""How often the gate is right, on runs simulated with the noise of seeds that was measured: tests/measured."""
+"""How often the gate is right: runs of the nightly suite simulated with its measured noise of seeds, tests/measured."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from configs.suite import read_suite
 from pipelines.gate.readings import Reading
-from pipelines.gate.verdicts import judge
+from pipelines.gate.verdicts import MINIMUM, Word, judge
 from tests.gated import metric, reading
 
-MEASURED = json.loads((Path(__file__).parents[1] / "measured" / "seed_noise.json").read_text())
-FAMILIES = {"language": "test/bits_per_byte", "images": "test/accuracy"}
-"""With the metric that a regression is planted in"""
-PLANTED = {"language": 0.02, "images": 0.03}
-"""Accuracy on 709 test images varies by 0.7 % over seeds, and 3 seeds against 8 do not tell 2 % reliably"""
-SEEDS, BASELINE_SEEDS, GATES = 3, 8, 200
+ROOT = Path(__file__).parents[2]
+MEASURED = json.loads((ROOT / "tests" / "measured" / "seed_noise.json").read_text())["families"]
+SUITE = read_suite(ROOT / "configs" / "nightly.yaml")
+HEADLINES = {"language": "test/bits_per_byte", "images": "test/accuracy"}
+"""The metric of each family that a regression is planted in; the others stay as they are"""
+PLANTED = 0.02
+GATES = 400
 
 
 def simulated(
-    family: str, rng: np.random.Generator, seeds: int, *, first: int, worse: Mapping[str, float] | None = None
+    family: str, rng: np.random.Generator, seeds: Sequence[int], *, worse: Mapping[str, float] | None = None
 ) -> list[Reading]:
-    """Runs with normal noise of the measured covariance; `worse` multiplies metrics."""
+    """Runs with normal noise of the measured covariance, independent of each other; `worse` multiplies metrics."""
     metrics: Mapping[str, Any] = MEASURED[family]["metrics"]
     values = np.array([each["values"] for each in metrics.values()])  # [metrics, measured seeds]
     mean = values.mean(axis=1, keepdims=True)
-    mixing = rng.standard_normal((values.shape[1], seeds)) / np.sqrt(values.shape[1] - 1)
+    mixing = rng.standard_normal((values.shape[1], len(seeds))) / np.sqrt(values.shape[1] - 1)
     drawn = mean + (values - mean) @ mixing  # [metrics, seeds]
     return [
         reading(
-            first + seed,
+            seed,
             *(
                 metric(name, value * (worse or {}).get(name, 1.0), stderr=known["stderr"], better=known["better"])
-                for (name, known), value in zip(metrics.items(), drawn[:, seed].tolist(), strict=True)
+                for (name, known), value in zip(metrics.items(), drawn[:, column].tolist(), strict=True)
             ),
         )
-        for seed in range(seeds)
+        for column, seed in enumerate(seeds)
     ]
 
 
-def rate_of_worse(family: str, *, planted: float, gates: int = GATES) -> float:
-    """The share of gates, 3 new seeds against a baseline of 8, that call the runs worse."""
+def words(family: str, *, planted: float, against: Sequence[int], gates: int = GATES) -> list[Word]:
+    """What gates say of the suite's seeds: new runs that are worse by a share against a new baseline each time."""
     rng = np.random.default_rng(7)
-    better = MEASURED[family]["metrics"][FAMILIES[family]]["better"]
-    worse = {FAMILIES[family]: 1 + planted if better == "lower" else 1 - planted}
-    found = [
+    headline = HEADLINES[family]
+    better = MEASURED[family]["metrics"][headline]["better"]
+    worse = {headline: 1 + planted if better == "lower" else 1 - planted}
+    return [
         judge(
-            simulated(family, rng, SEEDS, first=100, worse=worse),
-            simulated(family, rng, BASELINE_SEEDS, first=0),
+            simulated(family, rng, SUITE.seeds, worse=worse),
+            simulated(family, rng, against),
             baseline="simulated",
+            alpha=SUITE.gate.alpha,
+            minimum={**MINIMUM, **SUITE.gate.minimum},
         ).word
         for _ in range(gates)
     ]
-    return found.count("worse") / gates
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_noise_was_measured_over_five_seeds_or_more(family: str):
-    metrics = MEASURED[family]["metrics"]
-    assert len(MEASURED[family]["seeds"]) >= 5
-    assert all(len(each["values"]) == len(MEASURED[family]["seeds"]) for each in metrics.values())
+def rate_of_worse(family: str, *, planted: float, against: Sequence[int] = SUITE.baseline_seeds) -> float:
+    found = words(family, planted=planted, against=against)
+    return found.count("worse") / len(found)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_planted_regression_is_caught_at_3_seeds_19_times_in_20(family: str):
-    assert rate_of_worse(family, planted=PLANTED[family]) >= 19 / 20
+@pytest.mark.parametrize("family", HEADLINES)
+def test_the_noise_was_measured_over_eight_seeds_of_the_very_runs_of_the_suite(family: str):
+    run = next(run for run in SUITE.runs if run.name == family)
+    measured = MEASURED[family]
+    assert (measured["config"], measured["overrides"]) == (run.config, list(run.overrides))
+    assert set(measured["seeds"]) <= set(SUITE.baseline_seeds)
+    assert len(SUITE.seeds) == 3
+    assert all(len(each["values"]) == len(measured["seeds"]) >= 8 for each in measured["metrics"].values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", HEADLINES)
+def test_a_planted_regression_of_2_percent_is_caught_at_3_seeds_19_times_in_20(family: str):
+    assert rate_of_worse(family, planted=PLANTED) >= 19 / 20
+
+
+@pytest.mark.parametrize("family", HEADLINES)
 def test_40_gates_of_unchanged_code_raise_no_alarm(family: str):
-    assert rate_of_worse(family, planted=0.0, gates=40) == 0
-    assert rate_of_worse(family, planted=0.0) <= 2 / 100  # 0.01 is asked for, and 200 gates tell it to 0.007
+    found = words(family, planted=0.0, against=SUITE.baseline_seeds)
+    assert "worse" not in found[:40]
+    assert found.count("worse") / GATES <= 2 / 100

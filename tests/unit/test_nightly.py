@@ -40,6 +40,7 @@ def test_the_committed_suite_has_three_families_with_three_seeds():
     [
         ({"seeds": [1, 1]}, "must all differ"),
         ({"seeds": []}, "suite.seeds"),
+        ({"gate": {"baseline": "base", "baseline_seeds": [0, 1, 1]}}, "gate.baseline_seeds=.*must all differ"),
         ({"runs": [{"name": "a", "config": str(CONFIGS / "demo-lm.yaml")}] * 2}, "a is the name of several"),
         ({"runs": [{"name": "a", "config": "absent.yaml"}]}, "absent.yaml"),
         (
@@ -77,12 +78,13 @@ class Night:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path, *, codes: dict[str, int], words: dict[str, str]):
         self.home, self.codes, self.words, self.begun = home, codes, words, list[str]()
-        self.path = write_suite(home / "suite.yaml")
+        self.path = write_suite(home / "suite.yaml", gate={"baseline": "base", "baseline_seeds": [0, 1, 2]})
         monkeypatch.setattr(pipelines.nightly, "code_record", lambda: CODE)
         monkeypatch.setattr(pipelines.nightly, "run_command", self.run)
         monkeypatch.setattr(pipelines.nightly, "read_reading", lambda folder: folder.path.name)
         monkeypatch.setattr(pipelines.nightly, "load_baseline", lambda name, home: name)
         monkeypatch.setattr(pipelines.nightly, "store", lambda name, readings, home: f"{name} 0001")
+        monkeypatch.setattr(pipelines.nightly, "holding", lambda name, readings, home: None)
         monkeypatch.setattr(pipelines.nightly, "gate", self.gate)
 
     def run(self, *words: object) -> int:
@@ -123,7 +125,7 @@ def test_the_worst_family_decides_the_exit_code(
 ):
     night = Night(monkeypatch, tmp_path, codes={}, words=words)
     assert night.code() == code
-    assert night.begun == ["one-seed-0", "one-seed-1", "two-seed-0", "two-seed-1"]
+    assert night.begun == ["one-seed-0", "two-seed-0", "one-seed-1", "two-seed-1"]
     assert {name: each["verdict"] for name, each in night.record.items()} == {"one": "same", "two": "same"} | words
     page = (night.left / "nightly.html").read_text()
     assert ("Worse or failed: two" in page) == (code == 1)
@@ -144,7 +146,7 @@ def test_a_failed_run_fails_the_suite_and_the_others_go_on(tmp_path: Path, monke
 def test_a_signal_ends_the_suite_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     night = Night(monkeypatch, tmp_path, codes={"one-seed-1": 143}, words={})
     assert night.code() == 143
-    assert night.begun == ["one-seed-0", "one-seed-1"]
+    assert night.begun == ["one-seed-0", "two-seed-0", "one-seed-1"]
     assert not (night.left / "nightly.json").exists()
 
 
@@ -154,6 +156,17 @@ def test_a_baseline_is_stored_of_families_without_a_failed_run_alone(tmp_path: P
     assert night.record["one"]["verdict"] == "stored"
     assert night.record["one"]["note"] == "stored as base-one 0001"
     assert "not stored" in str(night.record["two"]["note"])
+    assert [name for name in night.begun if name.startswith("one")] == ["one-seed-0", "one-seed-1", "one-seed-2"]
+
+
+def test_a_family_that_a_stopped_suite_had_stored_is_not_stored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    night = Night(monkeypatch, tmp_path, codes={}, words={})
+    monkeypatch.setattr(
+        pipelines.nightly, "holding", lambda name, readings, home: f"{name} 0007" if "one" in name else 0
+    )
+    assert night.code("--set-baseline") == 0
+    assert night.record["one"]["note"] == "is stored as base-one 0007"
+    assert night.record["two"]["note"] == "stored as base-two 0001"
 
 
 def test_without_a_baseline_nothing_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
