@@ -15,6 +15,7 @@ from tests.tiny import checkpoints, tiny_run
 from trainer.checkpoint import TrainState
 from trainer.distributed import World, seed_all
 from trainer.engines import Engine
+from trainer.models.cross_entropy import IGNORE
 from trainer.models.heads import LanguageHead
 from trainer.models.transformer import Transformer
 
@@ -72,9 +73,23 @@ def averaged_score(engine: Engine) -> float:
     return score
 
 
+@torch.no_grad()
+def scores(engine: Engine, world: World) -> list[float]:
+    """What an evaluation asks of the head, summed over the ranks: one scores a few tokens, the others none."""
+    engine.module.eval()
+    tokens = torch.arange(TOKENS)[None]
+    targets = torch.full_like(tokens, IGNORE)
+    if world.rank == 0:
+        targets[0, -5:] = torch.arange(5)
+    found = world.sum(engine.module(tokens, targets, scores=True).sum((0, 1)))
+    likelihood = world.sum(engine.module(tokens, targets).sum())
+    engine.module.train()
+    return [float(likelihood), *found.tolist()]
+
+
 def main(folder: Path, steps: int, precision: str) -> None:
     world = World.join(run_at(0, precision, 1).world)
-    told: dict[str, object] = {}
+    told: dict[str, dict[str, object]] = {}
     for stage in STAGES:
         run = run_at(stage, precision, world.size)
         engine = build(run, world, seed=0)
@@ -83,6 +98,7 @@ def main(folder: Path, steps: int, precision: str) -> None:
         saved.save({"model": engine}, TrainState(steps, 0, "00"), {})
         after = [update(engine, run, world, step) for step in range(steps, steps + LATER)]
         told[str(stage)] = {"losses": losses, "later": after, "average": averaged_score(engine)}
+        told[str(stage)] |= {"scores": scores(engine, world)}
     for stage in STAGES:
         for source in STAGES:
             run = run_at(stage, precision, world.size)

@@ -30,6 +30,15 @@ def test_fifty_losses_of_all_stages_agree_on_two_ranks(fp32: dict[str, Any]) -> 
         assert fp32[stage]["losses"] == pytest.approx(first, rel=1e-4)
 
 
+def test_an_evaluations_scores_are_the_same_at_every_stage(fp32: dict[str, Any]) -> None:
+    likelihood, nll, largest, right = fp32["0"]["scores"]
+    assert nll == pytest.approx(likelihood, rel=1e-6)
+    assert 0 < -largest <= nll
+    assert right in range(6)
+    for stage in STAGES[1:]:
+        assert fp32[stage]["scores"] == pytest.approx([likelihood, nll, largest, right], rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_checkpoint_goes_on_with_every_bit_at_its_own_stage(fp32: dict[str, Any], stage: str) -> None:
     resumed = fp32[f"{stage} to {stage}"]

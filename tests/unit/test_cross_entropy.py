@@ -19,7 +19,8 @@ ROWS, WIDTH, VOCABULARY = 37, 16, 53
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten rows at a time: three whole chunks and a rest."""
+    """Ten rows at a time: three whole chunks and a rest; of scores also twenty classes."""
+    monkeypatch.setattr(cross_entropy, "TILES", {"cpu": (10, 20)})
     monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", {"cpu": 10 * VOCABULARY})
     monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", 1)
 
@@ -164,6 +165,32 @@ def test_scores_are_the_likelihood_the_largest_probability_and_whether_it_is_the
 def test_of_equally_likely_classes_the_first_is_the_guess() -> None:
     found = linear_scores(torch.zeros(4, WIDTH), torch.zeros(VOCABULARY, WIDTH), None, torch.tensor([0, 1, 2, 0]))
     assert found[:, 2].tolist() == [1, 0, 0, 1]
+
+
+def test_a_class_of_another_tile_that_is_as_likely_and_comes_first_is_the_guess() -> None:
+    weight = torch.zeros(VOCABULARY, WIDTH)
+    weight[[7, 27, 47]] = 1.0
+    found = linear_scores(torch.ones(4, WIDTH), weight, None, torch.tensor([7, 27, 47, 0]))
+    assert found[:, 2].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1e3, -1e3, 1e30])
+def test_scores_of_huge_logits_are_those_of_the_whole_row(scale: float) -> None:
+    hidden, weight, _, targets = inputs(bias=False)
+    known = targets != IGNORE
+    log_p = (F.linear(hidden[known].detach(), weight.detach()) * scale).log_softmax(-1)
+    found = linear_scores(hidden[known] * scale, weight, None, targets[known])
+    torch.testing.assert_close(found[:, 0], -log_p.gather(1, targets[known][:, None])[:, 0])
+    torch.testing.assert_close(found[:, 1], log_p.amax(1))
+
+
+def test_scores_of_a_row_that_is_no_number_are_none_and_those_of_others_stay() -> None:
+    hidden, weight, _, targets = inputs(bias=False)
+    hidden = hidden.detach().clone()
+    hidden[3, 0] = float("nan")
+    found = linear_scores(hidden, weight, None, targets.clamp(min=0))
+    assert found[:, 0].isnan().nonzero().flatten().tolist() == [3]
+    assert found[3, 2] == 0
 
 
 def test_scores_of_no_row_are_none() -> None:

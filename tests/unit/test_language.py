@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchmetrics.text import Perplexity
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from configs.folder import RunFolder
@@ -23,12 +24,12 @@ from tests.tiny import ALONE, Ids, on_ranks, open_readers, random_documents, tin
 from trainer.checkpoint import load_weights
 from trainer.distributed import World
 from trainer.evaluation.calibration import calibration_error, confidence_sums
-from trainer.evaluation.contract import Result
-from trainer.evaluation.language import evaluate, read_documents
+from trainer.evaluation.contract import Result, cluster_sums
+from trainer.evaluation.language import evaluate, language_metrics, read_documents
 from trainer.evaluation.ngram import KneserNey
-from trainer.evaluation.windows import rolling_windows
+from trainer.evaluation.windows import rolling_windows, windows_of
 from trainer.models import heads
-from trainer.models.cross_entropy import linear_scores
+from trainer.models.cross_entropy import IGNORE, linear_scores
 from trainer.tasks import build_task
 from trainer.tasks.causal_lm import CausalLM
 
@@ -272,6 +273,42 @@ def test_an_empty_test_split_leaves_every_metric_undefined_and_says_why(prepared
     result = evaluate(run, prepared.folder, prepared.manifest, nothing, task, nets, ALONE)
     assert {metric.undefined for metric in result.metrics} == {"the split has no token to score"}
     assert not result.units
+
+
+def test_without_training_documents_ngrams_are_undefined_and_say_why(prepared: Prepared) -> None:
+    run = prepared.run(task__evaluation__baseline_order=2)
+    nothing = prepared.readers | {"train": ShardReader(prepared.folder.data, (), prepared.manifest.fields)}
+    task, nets = build_task(run, prepared.manifest), {"model": prepared.ours}
+    result = evaluate(run, prepared.folder, prepared.manifest, nothing, task, nets, ALONE)
+    for metric in result.metrics:
+        counted = metric.name.startswith(("baseline/unigram", "baseline/bigram"))
+        assert metric.undefined == ("the train split has no token to count" if counted else None)
+
+
+@pytest.mark.parametrize("change", [{"cut_tokens": 3}, {"tokens": 90}])
+def test_bits_per_byte_are_undefined_where_other_tokens_were_scored_than_the_bytes_are_of(
+    prepared: Prepared, change: dict[str, int]
+) -> None:
+    split = prepared.manifest.splits["test"].model_copy(update=change)
+    nll, tokens = torch.tensor([9.0], dtype=torch.float64), torch.tensor([float(sum(LENGTHS))], dtype=torch.float64)
+    sums = {name: float(value) for name, value in cluster_sums(nll, tokens).items()}
+    told = {metric.name: metric.undefined for metric in language_metrics("test", sums, split, "p")}
+    assert told["test/loss"] is told["test/perplexity"] is None
+    for name in ("test/word_perplexity", "test/bits_per_byte"):
+        assert f"those of {split.tokens + split.cut_tokens} tokens, {sum(LENGTHS)} were scored" in str(told[name])
+
+
+@torch.no_grad()
+def test_the_perplexity_is_that_of_torchmetrics(prepared: Prepared) -> None:
+    task = build_task(prepared.run(), prepared.manifest)
+    theirs = Perplexity(ignore_index=IGNORE)
+    for window in windows_of(prepared.documents, tokens=BLOCK, stride=8):
+        document, begin, end, scored = window
+        ids = np.append(prepared.end, prepared.documents[document])[begin:end]
+        batch = task.collate([{"id": 0, "position": 0, "tokens": ids, "scored": scored}])
+        theirs.update(prepared.ours(batch.tensors["tokens"]), batch.tensors["targets"])
+    result = prepared.evaluate(stride_tokens=8, baseline_order=0)
+    assert values(result)["test/perplexity"] == pytest.approx(float(theirs.compute()), rel=1e-5)
 
 
 def test_outputs_that_are_no_numbers_leave_the_models_metrics_undefined_and_not_the_baselines(

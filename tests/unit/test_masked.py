@@ -1,5 +1,6 @@
 """The evaluation of a masked language model: its metrics, its baseline and its examples."""
 
+import json
 import math
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from data.shards import ShardReader
 from data.vocabulary import stored_tokenizer
 from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, read_samples, shrink, write_texts
 from trainer.distributed import World, seed_all
+from trainer.evaluation.calibration import calibration_error, confidence_sums
 from trainer.evaluation.contract import Result
 from trainer.evaluation.masked import evaluate, masked_metrics, score_unigram, show_examples, unigram
+from trainer.evaluation.passages import Passages, passage_figures
 from trainer.models.cross_entropy import IGNORE
 from trainer.tasks import build_task
-from trainer.tasks.masked_lm import MaskedLM
+from trainer.tasks.masked_lm import MaskedLM, hidden_logits
 
 DEMO = next(path for path in CONFIGS if path.stem == "demo-mlm")
 
@@ -66,7 +69,10 @@ def test_the_test_split_is_scored_beside_the_unigram_baseline(prepared: Prepared
     result = prepared.evaluate()
     names = ("accuracy", "loss", "masked_perplexity")
     values = {metric.name: metric.value for metric in result.metrics if metric.value is not None}
-    assert list(values) == [f"{subject}/{name}" for subject in ("test", "baseline/unigram") for name in names]
+    assert list(values) == [
+        *(f"test/{name}" for name in (*names, "calibration_error")),
+        *(f"baseline/unigram/{name}" for name in names),
+    ]
     assert {metric.protocol for metric in result.metrics} == set(result.protocols)
     assert {metric.n for metric in result.metrics} == {sum(map(len, targets_of(prepared)))}
     assert values["test/masked_perplexity"] == pytest.approx(math.exp(values["test/loss"]))
@@ -76,7 +82,8 @@ def test_the_numbers_are_the_same_for_any_number_of_ranks(prepared: Prepared) ->
     alone = prepared.evaluate()
     for result in on_ranks(3, prepared.evaluate):
         for ours, theirs in zip(result.metrics, alone.metrics, strict=True):
-            assert (ours.value, ours.stderr) == pytest.approx((theirs.value, theirs.stderr), rel=1e-5)
+            assert ours.value == pytest.approx(theirs.value, rel=1e-6)
+            assert (ours.stderr or 0.0) == pytest.approx(theirs.stderr or 0.0, rel=1e-5)
 
 
 def test_the_baseline_is_that_of_the_shares_in_the_train_split(prepared: Prepared) -> None:
@@ -97,9 +104,60 @@ def test_the_baseline_is_that_of_the_shares_in_the_train_split(prepared: Prepare
 
 def test_an_empty_test_split_leaves_every_metric_undefined_and_says_why(prepared: Prepared) -> None:
     readers = prepared.readers | {"test": ShardReader(prepared.folder.data, (), prepared.manifest.fields)}
-    nets = {"model": prepared.net}
-    result = evaluate(prepared.run, prepared.folder, prepared.manifest, readers, prepared.task, nets, ALONE)
+    nets, run = {"model": prepared.net}, shrink(DEMO, **prepared.settings, task__evaluation__pseudo_documents=2)
+    result = evaluate(run, prepared.folder, prepared.manifest, readers, prepared.task, nets, ALONE)
     assert {metric.undefined for metric in result.metrics} == {"the split has no token to score"}
+    names = {metric.name.rpartition("/")[2] for metric in result.metrics}
+    assert names == {"accuracy", "loss", "masked_perplexity", "calibration_error", "pseudo_perplexity"}
+    assert not result.units
+
+
+def test_units_are_samples_and_make_up_the_metrics_on_any_number_of_ranks(prepared: Prepared) -> None:
+    result = prepared.evaluate(task__evaluation__pseudo_documents=3)
+    values = {metric.name: metric.value for metric in result.metrics}
+    assert set(result.units) == {"test/loss", "test/accuracy", "test/pseudo_perplexity"}
+    for name, units in result.units.items():
+        ratio = units.sums.sum() / units.sizes.sum()
+        assert values[name] == pytest.approx(math.exp(ratio) if "perplexity" in name else ratio, rel=1e-9)
+    assert result.units["test/loss"].ids.tolist() == list(range(len(prepared.readers["test"])))
+    assert result.units["test/loss"].sizes.tolist() == [len(row) for row in targets_of(prepared)]
+    first, second = on_ranks(2, lambda world: prepared.evaluate(world, task__evaluation__pseudo_documents=3))
+    for name, units in result.units.items():
+        assert first.units[name].ids.tolist() == units.ids.tolist()
+        assert first.units[name].sums == pytest.approx(units.sums, rel=1e-5)
+    assert (second.units, second.figures, second.samples) == ({}, (), ())
+
+
+def test_figures_show_the_hardest_samples_and_how_sure_the_network_is(prepared: Prepared) -> None:
+    result = prepared.evaluate()
+    units = result.units["test/loss"]
+    reliable, table, bars = result.figures
+    assert [each["kind"] for each in result.figures] == ["bars", "table", "bars"]
+    assert "hidden" in reliable["title"]
+    bits = units.sums / units.sizes / math.log(2)
+    assert table["rows"][0][:3] == [bits.argmax(), units.sizes[bits.argmax()], round(bits.max(), 4)]
+    assert table["rows"][-1][0] == bits.argmin()
+    assert all(isinstance(row[-1], str) and row[-1] for row in table["rows"])
+    assert sum(bars["y"]) == len(units.ids)
+    assert json.loads(json.dumps(result.figures, allow_nan=False)) == list(result.figures)
+
+
+@torch.no_grad()
+def test_the_calibration_is_that_of_the_likeliest_token_of_every_hidden_place(prepared: Prepared) -> None:
+    samples = read_samples(prepared.readers["test"], range(len(prepared.readers["test"])))
+    batch = prepared.task.collate(samples)
+    p = hidden_logits(prepared.net, batch).softmax(1).max(1)
+    targets = batch.tensors["targets"]
+    sums = confidence_sums(p.values, p.indices == targets[targets != IGNORE])
+    expected = calibration_error({name: float(value) for name, value in sums.items()})
+    values = {metric.name: metric.value for metric in prepared.evaluate().metrics}
+    assert values["test/calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_samples_without_a_hidden_token_there_is_no_figure(prepared: Prepared) -> None:
+    tokenizer = Tokenizer.from_file(str(prepared.folder.tokenizer))
+    nothing = Passages(np.arange(2), *np.zeros((3, 2)))
+    assert passage_figures(nothing, prepared.readers["test"], tokenizer) == []
 
 
 def test_errors_are_those_of_ratios_over_samples() -> None:

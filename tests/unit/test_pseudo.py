@@ -77,7 +77,7 @@ def test_without_a_token_or_with_outputs_that_are_no_numbers_it_is_undefined_and
     assert empty.undefined == "the split has no token to score"
     broken = prepared.evaluate(net=spoilt(prepared.net), task__evaluation__pseudo_documents=2)
     told = {metric.name: metric.undefined for metric in broken.metrics if metric.name.startswith("test/")}
-    assert len(told) == 4
+    assert len(told) == 5
     assert all(reason and "no numbers" in reason for reason in told.values())
 
 

@@ -331,3 +331,17 @@ def test_sines_are_the_papers() -> None:
         angle = place / 10000 ** (feature // 2 * 2 / 6)
         expected = math.cos(angle) if feature % 2 else math.sin(angle)
         assert table[place, feature].item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+@pytest.mark.parametrize("norm_place", ["before", "after"])
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_features_of_the_last_tokens_alone_are_those_of_all(attention: str, norm_place: str, masked: bool) -> None:
+    model = build(small(attention=attention, norm_place=norm_place))
+    random_weights(model)
+    ids = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(5))
+    documents = torch.tensor([[0] * 7 + [1] * 5, [0] * 10 + [-1] * 2]) if masked else None
+    whole = model.features(ids, documents)
+    for begin in (0, 1, 8, 11):
+        torch.testing.assert_close(model.features(ids, documents, begin=begin), whole[:, begin:], rtol=1e-5, atol=1e-6)

@@ -28,12 +28,15 @@ def score_baselines(
     windows: Sequence[Window],
     world: World,
 ) -> dict[str, dict[str, float]]:
-    """Sums of each baseline up to n-grams of `order` over the windows' scored tokens; ranks take turns with them."""
+    """Sums of each baseline up to n-grams of `order` over the windows' scored tokens; ranks take turns with them.
+
+    Without training documents n-grams have no counts, and their sums are 0.
+    """
     zero = {name: torch.zeros((), dtype=torch.float64) for name in cluster_sums(torch.zeros(1), torch.zeros(1))}
     results: dict[str, dict[str, float]] = {}
     for each in range(order + 1):
         mine = zero
-        if each % world.size == world.rank:
+        if each % world.size == world.rank and (training or not each):
             per_token = list(_per_token(each, manifest, training, documents))
             mine = window_sums(known_nll(per_token, windows), windows)
         results[ORDERS[each]] = world.sum_all(mine)

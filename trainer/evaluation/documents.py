@@ -39,27 +39,36 @@ def document_figures(documents: Sequence[Ids], units: Units, tokenizer: Tokenize
     size = np.array([len(text.encode()) for text in texts])
     known = size > 0  # one of an end-of-document token alone has no bytes
     bits = np.divide(units.sums / math.log(2), size, out=np.zeros(len(size)), where=known)
-    figures = [_extremes(texts, units, bits, known)] if known.any() else []
-    if known.sum() > 1:
-        counts, edges = np.histogram(bits[known], HISTOGRAM_BINS)
-        figures.append(
-            {
-                "kind": "bars",
-                "title": "Documents by bits per byte",
-                "x": [round(float(middle), 4) for middle in (edges[:-1] + edges[1:]) / 2],
-                "y": counts.tolist(),
-                "x_title": "bits/byte",
-                "y_title": "documents",
-            }
-        )
+    figures = [_table(texts, units, bits, known)] if known.any() else []
+    figures += histogram(bits[known], "Documents by bits per byte", x_title="bits/byte", y_title="documents")
     return figures
 
 
-def _extremes(texts: list[str], units: Units, bits: NDArray[np.float64], known: NDArray[np.bool_]) -> Figure:
+def histogram(values: NDArray[np.float64], title: str, *, x_title: str, y_title: str) -> list[Figure]:
+    """How many values [N] lie where, as a figure; of fewer than two there is none."""
+    if len(values) < 2:
+        return []
+    counts, edges = np.histogram(values, HISTOGRAM_BINS)
+    middles = [round(float(middle), 4) for middle in (edges[:-1] + edges[1:]) / 2]
+    return [
+        {"kind": "bars", "title": title, "x": middles, "y": counts.tolist(), "x_title": x_title, "y_title": y_title}
+    ]
+
+
+def extremes(scores: NDArray[np.float64], ranked: NDArray[np.bool_]) -> list[int]:
+    """The places of the SHOWN highest and the SHOWN lowest scores [N] of those that are ranked, the highest first."""
+    order = np.flatnonzero(ranked)[np.argsort(-scores[ranked], kind="stable")].tolist()
+    return order if len(order) <= 2 * SHOWN else order[:SHOWN] + order[-SHOWN:]
+
+
+def beginning(text: str) -> str:
+    """What a table shows of a text."""
+    return " ".join(text.split()[:FIRST_WORDS])
+
+
+def _table(texts: list[str], units: Units, bits: NDArray[np.float64], known: NDArray[np.bool_]) -> Figure:
     long = known & (units.sizes >= LONG_TOKENS)
     ranked = long if long.sum() >= 2 * SHOWN else known
-    order = np.flatnonzero(ranked)[np.argsort(-bits[ranked], kind="stable")]
-    shown = order if len(order) <= 2 * SHOWN else np.concatenate([order[:SHOWN], order[-SHOWN:]])
     return {
         "kind": "table",
         "title": "Hardest and easiest documents",
@@ -70,9 +79,9 @@ def _extremes(texts: list[str], units: Units, bits: NDArray[np.float64], known: 
                 int(units.sizes[place]),
                 round(float(bits[place]), 4),
                 round(float(units.sums[place] / units.sizes[place]), 4),
-                " ".join(texts[place].split()[:FIRST_WORDS]),
+                beginning(texts[place]),
             ]
-            for place in shown.tolist()
+            for place in extremes(bits, ranked)
         ],
         "note": f"The hardest first; of {len(texts)} test documents, numbered as they stand in the split"
         + (f"; those of fewer than {LONG_TOKENS} tokens are left out." if ranked is long else "."),

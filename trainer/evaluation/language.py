@@ -20,7 +20,7 @@ from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.baselines import describe_baselines, score_baselines, window_sums
-from trainer.evaluation.calibration import BINS, calibration_error, reliability
+from trainer.evaluation.calibration import BINS, calibration_metric, reliability
 from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.documents import document_figures, document_units
 from trainer.evaluation.generate import generate
@@ -58,7 +58,8 @@ def evaluate(
     training = read_documents(readers["train"], end)
     baselines = score_baselines(config.baseline_order, manifest, training, documents, windows, world)
     for name, of_baseline in baselines.items():
-        metrics += language_metrics(f"baseline/{name}", of_baseline, split, identifier)
+        uncounted = None if training or name == "uniform" else "the train split has no token to count"
+        metrics += language_metrics(f"baseline/{name}", of_baseline, split, identifier, problem=uncounted)
     if world.rank:
         return Result(tuple(metrics), {identifier: protocol})
     about = describe_baselines(config.baseline_order, manifest)
@@ -106,18 +107,21 @@ def describe_protocol(run: RunConfig, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def language_metrics(prefix: str, sums: Mapping[str, float], split: Split, protocol: str) -> list[Metric]:
+def language_metrics(
+    prefix: str, sums: Mapping[str, float], split: Split, protocol: str, *, problem: str | None = None
+) -> list[Metric]:
     """loss, perplexity, word perplexity and bits per byte, with standard errors by the delta method.
 
-    Undefined where no token was scored, where there is no word or byte to divide by, and where an output was no number.
+    Undefined where there is a problem, no token was scored or an output was no number; those by word and byte also
+    where there is none to divide by, or where they are those of other tokens than the scored ones.
     """
-    tokens, problem = round(sums["tokens"]), lacking(sums["nll"], sums["tokens"])
+    tokens = round(sums["tokens"])
+    problem = problem or lacking(sums["nll"], tokens)
     loss, error = (math.nan, None) if problem else (sums["nll"] / sums["tokens"], ratio_stderr(sums))
 
     def metric(name: str, unit: str, amount: float, *, exponential: bool) -> Metric:
         """Of the loss per `amount`, which counts what the unit divides by, or of its exponential."""
-        if problem or not amount:
-            reason = problem or f"there is nothing to divide by in {unit}: the split holds none"
+        if reason := problem or _indivisible(unit, amount, tokens, split):
             return Metric(f"{prefix}/{name}", None, None, tokens, unit, "lower", protocol, undefined=reason)
         share = tokens / amount
         value = safe_exp(loss * share) if exponential else loss * share
@@ -133,11 +137,14 @@ def language_metrics(prefix: str, sums: Mapping[str, float], split: Split, proto
     ]
 
 
-def calibration_metric(sums: Mapping[str, float], loss: Metric) -> Metric:
-    """The expected calibration error over the tokens of a loss, undefined where that is."""
-    value = calibration_error(sums) if loss.undefined is None else None
-    name = f"{loss.name.rpartition('/')[0]}/calibration_error"
-    return Metric(name, value, None, loss.n, "share", "lower", loss.protocol, undefined=loss.undefined)
+def _indivisible(unit: str, amount: float, tokens: int, split: Split) -> str | None:
+    """Why the loss of so many tokens cannot be had in a unit; None where it can."""
+    if unit.endswith("/token"):
+        return None
+    if not amount:
+        return f"there is nothing to divide by in {unit}: the split holds none"
+    held = split.tokens + split.cut_tokens
+    return None if tokens == held else f"the split's words and bytes are those of {held} tokens, {tokens} were scored"
 
 
 def safe_exp(value: float) -> float:

@@ -18,10 +18,11 @@ from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
+from trainer.evaluation.calibration import BINS, calibration_metric, reliability
 from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.likelihood import lacking
+from trainer.evaluation.passages import passage_figures, score_passages
 from trainer.evaluation.pseudo import pseudo_metrics
-from trainer.evaluation.score import score_split
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
@@ -44,23 +45,24 @@ def evaluate(
     nets: Mapping[str, nn.Module],
     world: World,
 ) -> Result:
-    """The test split's metrics for the model and the unigram baseline, on the same hidden tokens, and examples."""
+    """The test split's metrics for the model and the unigram baseline, on the same hidden tokens, and examples.
+
+    Units and what there is to look at are on rank 0, where there are metrics.
+    """
     assert isinstance(run.task, MaskedLMConfig)
     assert isinstance(task, MaskedLM)
     config = run.task.evaluation
     protocol = describe_protocol(run.task, manifest)
     identifier = protocol_id(protocol)
-    if not len(readers["test"]):
-        nothing = {name: float(total) for name, total in masked_sums(*torch.zeros(3, 0)).items()}
-        return Result(tuple(masked_metrics("test", nothing, identifier)), {identifier: protocol})
-    sums = score_split(task, nets, readers["test"], world, batch=config.batch_blocks, limit=None)
+    sums, passages = score_passages(task, nets, readers["test"], world, batch=config.batch_blocks)
     shares = unigram(readers["train"], task, world)
     baseline = score_unigram(readers["test"], task, shares, world, batch=config.batch_blocks)
     metrics = masked_metrics("test", sums, identifier)
+    metrics.append(calibration_metric(sums, metrics[0]))
     metrics += masked_metrics("baseline/unigram", baseline, identifier)
-    protocols = {identifier: protocol}
+    protocols, units = {identifier: protocol}, passages.units()
     if count := config.pseudo_documents:
-        more, theirs = pseudo_metrics(
+        more, theirs, by_sample = pseudo_metrics(
             task,
             nets,
             readers["test"],
@@ -70,12 +72,18 @@ def evaluate(
             batch=config.batch_blocks,
             world=world,
         )
-        metrics, protocols = metrics + more, protocols | theirs
+        metrics, protocols, units = metrics + more, protocols | theirs, units | by_sample
+    if world.rank or metrics[0].undefined:
+        return Result(tuple(metrics), protocols)
+    tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+    figures = (
+        reliability(sums, "Probability of the likeliest token in a hidden one's place"),
+        *passage_figures(passages, readers["test"], tokenizer),
+    )
     samples: list[dict[str, str]] = []
-    if world.rank == 0 and config.examples:
-        tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+    if config.examples:
         samples = show_examples(readers["test"], task, nets["model"], tokenizer, world, examples=config.examples)
-    return Result(tuple(metrics), protocols, tuple(samples))
+    return Result(tuple(metrics), protocols, tuple(samples), figures, units)
 
 
 def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, Any]:
@@ -92,6 +100,7 @@ def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, A
         "scored": "every hidden token once",
         "accuracy": "share of hidden tokens whose logit is the largest",
         "masked_perplexity": "exp(loss): of hidden tokens given those on both sides; no perplexity of the text",
+        "calibration": f"{BINS} bins of equal width over the probability of the likeliest token",
         "baseline": "shares of the tokens in the train split, special ones left out, each counted once more",
         "stderr": "ratio estimator over samples",
         "precision": "fp32 logits, fp64 sums",
@@ -128,7 +137,7 @@ def unigram(reader: ShardReader, task: MaskedLM, world: World) -> Tensor:
 def score_unigram(reader: ShardReader, task: MaskedLM, shares: Tensor, world: World, *, batch: int) -> dict[str, float]:
     """What `task.evaluate` would have summed for a model that knows the shares of the tokens alone."""
     nll, commonest = -shares.log(), int(shares.argmax())
-    sums: Sums = {}
+    sums: Sums = masked_sums(*torch.zeros(3, 0, dtype=torch.float64))
     each: Batch
     for each in sequential(reader, task.collate, size=batch, limit=None, part=world.rank, parts=world.size):
         targets = each.tensors["targets"]

@@ -14,7 +14,7 @@ from data.progress import Progress, rate
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.contract import cluster_sums, ratio_stderr
+from trainer.evaluation.contract import Units, cluster_sums, ratio_stderr
 from trainer.evaluation.likelihood import lacking
 from trainer.task import Sample
 from trainer.tasks.masked_lm import MaskedLM
@@ -48,8 +48,8 @@ def pseudo_metrics(
     samples: int,
     batch: int,
     world: World,
-) -> tuple[list[Metric], dict[str, dict[str, Any]]]:
-    """Of the model and of the shares of tokens [V], over so many test samples: metrics, and their protocol by its id.
+) -> tuple[list[Metric], dict[str, dict[str, Any]], dict[str, Units]]:
+    """Of the model and of the shares of tokens [V], over so many test samples: metrics, protocol by its id, units.
 
     A sample of T tokens costs T passes over it.
     """
@@ -60,7 +60,12 @@ def pseudo_metrics(
     identifier = protocol_id(protocol)
     subjects = (("test", nll), ("baseline/unigram", -shares.log()[tokens]))
     metrics = [pseudo_metric(name, per_token, owners, identifier) for name, per_token in subjects]
-    return metrics, {identifier: protocol}
+    ids, places = np.unique(owners.numpy(), return_inverse=True)
+    sums, sizes = np.zeros(len(ids)), np.bincount(places, minlength=len(ids)).astype(np.float64)
+    np.add.at(sums, places, nll.numpy())
+    units = Units(ids=np.array(chosen, np.int64)[ids], sums=sums, sizes=sizes)
+    known = world.rank == 0 and metrics[0].undefined is None
+    return metrics, {identifier: protocol}, {metrics[0].name: units} if known else {}
 
 
 def pseudo_metric(prefix: str, nll: Tensor, owners: Tensor, protocol: str) -> Metric:
@@ -82,7 +87,7 @@ def score_alone(
 ) -> PerToken:
     """Every ordinary token of the samples, hidden alone, as [N] each, in order; ranks take turns, all get the whole."""
     places = [np.flatnonzero(task.ordinary[sample["tokens"][1:]]) for sample in samples]
-    owners = np.repeat(np.arange(len(samples)), [len(each) for each in places])
+    owners = np.repeat(np.arange(len(samples)), np.array([len(each) for each in places], np.int64))
     flat = np.concatenate([np.empty(0, np.int64), *places])
     tokens = [sample["tokens"][1:][each] for sample, each in zip(samples, places, strict=True)]
     nll = torch.zeros(len(flat), dtype=torch.float64)

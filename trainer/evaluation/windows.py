@@ -61,10 +61,11 @@ def score_windows(
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
     """Each window's negative log-likelihood in nats, [windows], and the sums of the calibration, the same on all ranks.
 
-    Windows of one length are scored together, so that little is padding; ranks take turns with them.
+    Windows of one length that score as many tokens are scored together, so that little is padding, and the network's
+    last block has little to do for context; ranks take turns with them.
     """
     lengths = np.array([stop - begin for _, begin, stop, _ in windows], dtype=np.int64)
-    mine = np.argsort(-lengths, kind="stable")[world.rank :: world.size]
+    mine = np.lexsort((scored_in(windows), -lengths))[world.rank :: world.size]
     progress = Progress("evaluate", len(mine), "windows", visible=world.rank == 0)
     nll = torch.zeros(len(windows), dtype=torch.float64)
     sums = confidence_sums(torch.zeros(0), torch.zeros(0))

@@ -36,7 +36,8 @@ class Attention(nn.Module):
 
     x [B, T, D]; mask [B, 1, T, T] bool says who sees whom, and is all there is to say; without one a token sees itself
     and those before it, or all, as the shape has it. Where sequences are shared, x and rotation are of this part's
-    tokens, the mask is of all.
+    tokens, the mask is of all. Of whole ones the output may be asked for from the token `begin` on alone,
+    [B, T - begin, D].
     """
 
     def __init__(self, shape: AttentionShape) -> None:
@@ -49,7 +50,9 @@ class Attention(nn.Module):
         self.output = nn.Linear(shape.width, shape.width, bias=shape.bias)
         self.dropout = shape.dropout
 
-    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share, begin: int = 0
+    ) -> Tensor:
         batch, length, _ = x.shape
         heads, kv_heads = self.num_heads, self.num_kv_heads
         stacked = self.query_key_value(x).view(batch, length, heads + 2 * kv_heads, self.head_width)
@@ -58,7 +61,11 @@ class Attention(nn.Module):
         else:
             turned, value = stacked.split((heads + kv_heads, kv_heads), dim=2)
             query, key = rotate(turned, rotation).split((heads, kv_heads), dim=2)
-        query, key, value = share.to_heads(query, key, value)
+        query, key, value = share.to_heads(query[:, begin:], key, value)
+        if mask is not None:
+            mask = mask[:, :, begin:]
+        elif begin and self.causal:
+            mask = torch.ones(length - begin, length, dtype=torch.bool, device=x.device).tril(begin)
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2),  # [B, H, T, D/H]
             key.transpose(1, 2),

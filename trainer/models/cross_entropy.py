@@ -12,6 +12,8 @@ CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Logits computed at a time: few beside the weights, and enough for the matrix products to run at full speed"""
 CHUNK_ROWS = 256
 """At least so many rows at a time, however large the vocabulary"""
+TILES = {"cpu": (512, 1024), "cuda": (8192, 16384)}
+"""Rows and classes whose logits `linear_scores` holds at a time: on a CPU what stays in its cache"""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Of hidden, weight and bias"""
@@ -46,17 +48,40 @@ def linear_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
     product = _product_type(hidden)
     exact, output = torch.promote_types(product, torch.float32), weight.to(product)
     offset = None if bias is None else bias.to(product)
+    rows, classes = TILES.get(hidden.device.type, TILES["cpu"])
     found = torch.empty(len(targets), 3, dtype=exact, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        for part, scores, exact_scores in _chunks(len(targets), output, exact):
-            _outputs(hidden[part].to(product), output, offset, scores)  # [n, V]
-            log_p = torch.log_softmax(scores, dim=-1, dtype=exact, out=exact_scores)
-            own, largest = log_p.gather(1, targets[part, None]).squeeze(1), log_p.amax(1)
-            right = own == largest
-            few = right.nonzero().squeeze(1)  # argmax is five times as slow as amax, and needed for these alone
-            right[few] = log_p[few].argmax(1) == targets[part][few]
-            found[part] = torch.stack((-own, largest, right.to(exact)), dim=1)
+        for begin in range(0, len(targets), rows):
+            part = slice(begin, begin + rows)
+            found[part] = _score_rows(hidden[part].to(product), output, offset, targets[part], classes, exact)
     return found
+
+
+def _score_rows(
+    features: Tensor, output: Tensor, offset: Tensor | None, targets: Tensor, classes: int, exact: torch.dtype
+) -> Tensor:
+    """The scores of a few rows [n, 3], from so many classes at a time.
+
+    The sum of exponentials is kept relative to the largest logit so far (Milakov and Gimelshein, 2018, algorithm 3).
+    """
+    room = output.new_empty(len(targets) * min(classes, len(output)))
+    own, total = (torch.zeros(len(targets), dtype=exact, device=output.device) for _ in range(2))
+    top, first = torch.full_like(own, torch.finfo(exact).min), torch.zeros_like(targets, dtype=torch.bool)
+    for begin in range(0, len(output), classes):
+        tile = output[begin : begin + classes]
+        logits = room[: len(targets) * len(tile)].view(len(targets), len(tile))
+        _outputs(features, tile, None if offset is None else offset[begin : begin + classes], logits)
+        logits = logits.to(exact)
+        best, place = logits.amax(1), (targets - begin).clamp(0, len(tile) - 1)
+        here = targets == begin + place
+        own = torch.where(here, logits.gather(1, place[:, None]).squeeze(1), own)
+        few = (here & (own == best) & (own > top)).nonzero().squeeze(1)
+        first[few] = logits[few].argmax(1) == place[few]  # argmax is five times as slow as amax
+        higher = torch.maximum(top, best)
+        total = total * (top - higher).exp() + logits.sub_(higher[:, None]).exp_().sum(1)
+        top = higher
+    largest = -total.log()
+    return torch.stack((top - own - largest, largest, (first & (own == top)).to(exact)), dim=1)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

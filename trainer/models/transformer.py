@@ -113,8 +113,11 @@ class Transformer(nn.Module):
         parts += [(f"blocks.{number}",) for number in range(len(self.blocks))]
         return [*parts, *([("norm",)] if self.norm is not None else []), ("head",)]
 
-    def features(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """What the head reads: tokens [B, T] to states [B, T, D], or those of this part's tokens [B, T/parts, D]."""
+    def features(self, tokens: Tensor, documents: Tensor | None = None, *, begin: int = 0) -> Tensor:
+        """What the head reads: tokens [B, T] to states [B, T, D], or those of this part's tokens [B, T/parts, D].
+
+        Of whole sequences those from the token `begin` on may be asked for alone, [B, T - begin, D].
+        """
         length = tokens.shape[1]
         if length > self.context_tokens:
             raise ValueError(f"{length} tokens do not fit the context of {self.context_tokens}")
@@ -127,11 +130,13 @@ class Transformer(nn.Module):
         x = self.dropout(self.embed(filled(tokens, share.parts, 0)[:, own], documents, own))
         rotation = self.rotary(own) if self.rotary is not None else None
         mask = mask_between(documents, causal=self.causal) if documents is not None else None
-        for block in self.blocks:
+        last = len(self.blocks) - 1
+        for number, block in enumerate(self.blocks):
+            first = begin if number == last else 0  # the others are context for those that are asked for
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, mask, share, use_reentrant=False)
+                x = checkpoint(block, x, rotation, mask, share, first, use_reentrant=False)
             else:
-                x = block(x, rotation, mask, share)
+                x = block(x, rotation, mask, share, first)
         return self.norm(x) if self.norm is not None else x
 
     def embed(self, tokens: Tensor, documents: Tensor | None, own: slice) -> Tensor:
@@ -151,13 +156,23 @@ class Transformer(nn.Module):
         tokens: Tensor,
         targets: Tensor | None = None,
         documents: Tensor | None = None,
-        **asked: bool,
+        *,
+        scores: bool = False,
     ) -> Tensor:
-        """`asked` is the head's own, as a language head's `scores`."""
+        """What the head makes of the features; `scores` is a language head's own, and asks for no gradient."""
+        if scores and targets is not None:
+            return self._scores(tokens, targets, documents)
         share = self._share()
         if targets is not None and share.parts > 1:
             targets = filled(targets, share.parts, IGNORE)[:, own_places(tokens.shape[1], share)]
-        return self.head(self.features(tokens, documents), targets, documents, **asked)
+        return self.head(self.features(tokens, documents), targets, documents)
+
+    def _scores(self, tokens: Tensor, targets: Tensor, documents: Tensor | None) -> Tensor:
+        """The head's scores [B, T, 3]; the last block computes nothing of what stands before the first target."""
+        begin = int((targets != IGNORE).any(0).int().argmax())
+        features = self.features(tokens, documents, begin=begin)
+        found: Tensor = self.head(features, targets[:, begin:], documents, scores=True)
+        return F.pad(found, (0, 0, begin, 0))
 
     def _share(self) -> Share:
         return self.share if self.training else WHOLE
@@ -176,11 +191,15 @@ class Block(nn.Module):
         self.feed_forward = GatedFeedForward(shape) if gated else FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, share: Share, begin: int = 0
+    ) -> Tensor:
+        """x [B, T, D] to [B, T - begin, D]: of the tokens before `begin`, attention alone reads."""
+        own = x[:, begin:]
         if self.before:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, share))
+            x = own + self.dropout(self.attention(self.attention_norm(x), rotation, mask, share, begin))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rotation, mask, share)))
+        x = self.attention_norm(own + self.dropout(self.attention(x, rotation, mask, share, begin)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
