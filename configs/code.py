@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,27 @@ def code_record(home: Path = HOME) -> dict[str, Any]:
     }
 
 
+@cache
+def own_code() -> tuple[str, dict[str, Any]]:
+    """The record of the code of this process, by its digest: files as they are at the first call, for all its life."""
+    record = code_record()
+    return digest(record), record
+
+
 def record_code(folder: RunFolder) -> str:
     """Leave the record of the code that runs now in the run folder; returns its digest, which is its name too."""
-    record = code_record()
-    told = digest(record)
+    told, record = own_code()
     path = folder.code(told)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
     return told
+
+
+def record_data_code(folder: RunFolder, data: str) -> None:
+    """Note which code makes the data set of that digest: beside the manifest, whose digest is of the data alone."""
+    content = {"data": data, "code": record_code(folder)}
+    write_json(folder.data_code, content | {"digest": digest(content)})
 
 
 def release(home: Path = HOME) -> str | None:

@@ -96,6 +96,16 @@ class RunFolder:
         return self.path / "code" / f"{digest[:16]}.json"
 
     @property
+    def data_code(self) -> Path:
+        """Which code made the data."""
+        return self.path / "code" / "data.json"
+
+    @property
+    def first_weights(self) -> Path:
+        """Of a run that starts from the weights of another: of which."""
+        return self.train / "init.json"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

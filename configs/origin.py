@@ -17,7 +17,7 @@ def find_origin(run: RunConfig, folder: RunFolder) -> Path | None:
     name = run.task.model.init_from
     if name is None:
         return None
-    tried = [folder.path.parent / name, Path(name)]
+    tried = [folder.shelf / name, Path(name)]
     found = next((path for path in tried if path.is_dir()), None)
     where = f"task.model.init_from={name}"
     if found is None:

@@ -31,12 +31,23 @@ def train_key(run: RunConfig) -> str:
 def evaluation_key(run: RunConfig, folder: RunFolder) -> str:
     """Digest of all that decides the metrics of given weights, with the checkpoints of the runs it asks."""
     chosen = run.task.model_dump(mode="json", include={"evaluation", "drawing"})
-    for name, asked in (("judge", judge_folder(run, folder)), ("features", features_folder(run, folder))):
-        if asked is not None:
-            step = chosen_step(asked.train)
-            if step is not None:
-                chosen[name] = read_record(step_folder(asked.train, step) / "complete.json")["digest"]
-    return digest(chosen)
+    return digest(chosen | asked_checkpoints(run, folder))
+
+
+def asked_checkpoints(run: RunConfig, folder: RunFolder) -> dict[str, str]:
+    """Digests of the checkpoints that an evaluation asks of other runs, by what for; of those that are there."""
+    found = {}
+    for name, asked in asked_runs(run, folder).items():
+        step = chosen_step(asked.train)
+        if step is not None:
+            found[name] = str(read_record(step_folder(asked.train, step) / "complete.json")["digest"])
+    return found
+
+
+def asked_runs(run: RunConfig, folder: RunFolder) -> dict[str, RunFolder]:
+    """The other runs that an evaluation asks, by what for; those that are there."""
+    runs = {"judge": judge_folder(run, folder), "features": features_folder(run, folder)}
+    return {name: asked for name, asked in runs.items() if asked is not None}
 
 
 def judge_folder(run: RunConfig, folder: RunFolder) -> RunFolder | None:

@@ -1,16 +1,10 @@
 """A suite: small runs of several families, each with several seeds, that are gated against baselines together."""
 
-import json
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from configs.dataset import Config
-from configs.errors import ConfigError
-from configs.load import load
-from configs.schema import RunConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
@@ -75,49 +69,3 @@ class SuiteConfig(Config):
     def baseline_seeds(self) -> tuple[int, ...]:
         """Seeds of the runs that become a baseline."""
         return self.gate.baseline_seeds or self.seeds
-
-
-def is_suite(path: Path) -> bool:
-    """Whether a file is a suite and not a run: by its one top-level key."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and set(content) == {"suite"}
-
-
-def read_suite(path: Path) -> SuiteConfig:
-    """A suite's file. Raises ConfigError with every problem in it, those of its runs' configurations too."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or set(content) != {"suite"}:
-        raise ConfigError(f"{path} is no suite: it must have one top-level key, `suite`")
-    try:
-        suite = SuiteConfig.model_validate_json(json.dumps(content["suite"]), strict=True)
-    except (ValidationError, TypeError) as error:
-        raise ConfigError(f"{path}: {_problems(error)}") from None
-    problems = []
-    for each in suite.runs:
-        try:
-            load_run(path, each, suite.seeds[0])
-        except ConfigError as error:
-            problems.append(f"suite.runs, {each.name}: {error}")
-    if problems:
-        raise ConfigError(f"{path}: " + "\n".join(problems))
-    return suite
-
-
-def _problems(error: ValidationError | TypeError) -> str:
-    if isinstance(error, TypeError):  # json: dates and the like
-        return str(error)
-    found = [(".".join(map(str, ("suite", *each["loc"]))), each["msg"]) for each in error.errors()]
-    return "\n".join(f"{place}: {message}" for place, message in found)
-
-
-def arguments_of(path: Path, run: SuiteRun, seed: int) -> list[str]:
-    """What describes one run of a suite on the command line."""
-    return [str(path.parent / run.config), *run.overrides, f"seed={seed}"]
-
-
-def load_run(path: Path, run: SuiteRun, seed: int) -> RunConfig:
-    """One run of a suite. Raises ConfigError."""
-    return load(arguments_of(path, run, seed))

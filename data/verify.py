@@ -93,6 +93,7 @@ def check_shards(
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     if found.lacks([shard for _, shard in shards]):
         report(found.elsewhere)
+    check_strangers(found, [shard for _, shard in shards], report)
     objects, limits = _objects(found), None if fast else _limits(manifest)
     tasks = [
         Expected(found, shard, manifest.fields, limits, _object(objects, shard) if objects is not None else None)
@@ -108,6 +109,15 @@ def check_shards(
     for name, split in manifest.splits.items():
         check_split(found, manifest, name, [results[shard.name] for shard in split.shards], report, decoded=not fast)
     return sum(results.values(), Checked())
+
+
+def check_strangers(found: Found, shards: Sequence[Shard], report: Report) -> None:
+    """Shards and indexes in the folder that the manifest does not name; prepare leaves none."""
+    paths = [found.folder / shard.name for shard in shards]
+    known = {*paths, *map(index_path, paths)}
+    for path in sorted([*found.folder.glob("*.tar"), *found.folder.glob("*.tar.index.npy")]):
+        if path not in known:
+            report(f"{path}: it is no shard of this data set")
 
 
 def _objects(found: Found) -> dict[str, Object] | None:

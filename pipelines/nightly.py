@@ -12,7 +12,8 @@ from configs.code import code_record
 from configs.errors import DamageError, UserError
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.process import command_main, die_with_parent
-from configs.suite import SuiteConfig, SuiteRun, arguments_of, read_suite
+from configs.suite import SuiteConfig, SuiteRun
+from configs.suite_file import arguments_of, read_suite
 from pipelines.baselines import HOME as BASELINES
 from pipelines.baselines import holding, load_baseline, store
 from pipelines.custody.again import run_command

@@ -23,7 +23,7 @@ from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig, identity
 from configs.stages import data_key
-from configs.suite import is_suite
+from configs.suite_file import is_suite
 from data.dataset import open_dataset
 from data.manifest import SCHEMA_VERSION, Manifest, SourceRecord, Split, TokenizerRecord, content_digest
 from data.packing import pack

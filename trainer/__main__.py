@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from configs.code import record_code
 from configs.errors import Stopped
-from configs.folder import RunFolder, locked
+from configs.folder import RunFolder, file_digest, locked
 from configs.process import leave, stage_main
 from configs.schema import RunConfig, identity
 from configs.stages import FINISHED, train_key
@@ -62,6 +62,8 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         (folder.train / FINISHED).unlink(missing_ok=True)  # what follows decides anew
     latest = checkpointer.latest()
     origin = load_pretrained(networks, run, folder, manifest, writes=world.rank == 0) if latest is None else None
+    if world.rank == 0 and run.task.model.init_from is not None and folder.first_weights.is_file():
+        checkpointer.facts["first_weights"] = file_digest(folder.first_weights)
     engines, frozen = build_engines(networks, task.turns, run, world)
     state = TrainState(step=0, position=0, samples_digest="00" * 32)
     if latest is not None:

@@ -68,7 +68,7 @@ def load_pretrained(
     head = fill(network, source, parts)
     origin = Origin(str(source.path), source.step, source.checkpoint, body, "loaded" if head else "drawn")
     if writes:
-        write_json(folder.train / "init.json", asdict(origin))
+        write_json(folder.first_weights, asdict(origin))
         at = f"{source.path} step {source.step}" if source.step is not None else source.path
         say("train", f"{body} tensors of the body from {at}; head {'too' if head else 'drawn anew'}")
     return origin

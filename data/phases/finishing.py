@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from configs.code import record_data_code
 from configs.dataset import TextData
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.stages import data_key, read_record
@@ -46,6 +47,7 @@ def finish_dataset(work: Work) -> None:
     if manifest.dropped:
         say("prepare", "left out: " + ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items()))
     write_card(work.folder, manifest)
+    record_data_code(work.folder, manifest.digest)
     write_json(work.folder.manifest, manifest.model_dump(mode="json"))
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from configs.load import dump, explain, load, read
 from configs.presets import PRESETS
 from configs.schema import RunConfig
-from configs.suite import is_suite
+from configs.suite_file import is_suite
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 PRODUCTION = sorted((CONFIGS / "production").glob("*.yaml"))

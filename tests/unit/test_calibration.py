@@ -26,7 +26,7 @@ def by_definition(confidence: np.ndarray, correct: np.ndarray) -> float:
     for place in range(BINS):
         held = [i for i, p in enumerate(confidence) if place < p * BINS <= place + 1]
         if held:
-            total += len(held) * abs(np.mean(correct[held]) - np.mean(confidence[held]))
+            total += len(held) * abs(float(np.mean(correct[held])) - float(np.mean(confidence[held])))
     return total / len(confidence)
 
 

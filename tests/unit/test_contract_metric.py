@@ -84,6 +84,7 @@ def test_text_without_white_space_gives_numbers_that_json_can_hold(nll: np.ndarr
     metrics = language_metrics("test", sums_of(nll, np.full(4, 100.0)), one_word, "p")
     write_json(tmp_path / "metrics.json", [asdict(metric) for metric in metrics])
     for metric in metrics:
+        assert metric.value is not None
         assert math.isfinite(metric.value)
         assert metric.stderr is None or math.isfinite(metric.stderr)
 

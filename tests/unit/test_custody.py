@@ -1,6 +1,7 @@
 """The chain of custody: whole when nothing was touched, and the right link is named when one byte of any file is."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,70 +10,45 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save
 
+import data.chain
+import data.verify
 import pipelines.custody.chain
-from configs.code import code_record, package_versions, record_code
+import pipelines.custody.data
+from configs.code import own_code, package_versions, record_code
 from configs.custody import Link, first_broken
-from configs.errors import UserError
-from configs.folder import RunFolder, digest, file_digest, is_as_written, write_atomic, write_json
+from configs.errors import OutageError, UserError
+from configs.folder import RunFolder, digest, is_as_written, write_json
 from configs.load import read
-from configs.schema import identity
-from configs.stages import evaluation_key, read_complete, step_folder, train_key
+from configs.schema import RunConfig
+from configs.stages import read_complete, read_record, step_folder
 from data.chain import data_links
 from pipelines.custody.chain import chain
 from pipelines.custody.explain import lines, main
 from pipelines.custody.seal import read_seal, sealed
 from tests.corpus import changed, prepared, tiny, write_paragraphs
-from tests.tiny import BEGINNING, Memory, checkpoints
-
-STEP = 4
+from tests.custody import at, finished_folds, finished_images, finished_text, link_of, write_program
+from tests.tiny import Memory, checkpoints
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program of two files that stands on one package."""
-    home = tmp_path_factory.mktemp("program")
-    (home / "requirements.lock").write_text("numpy==0.0\n")
-    for name in ("configs/one.py", "trainer/two.py"):
-        (home / name).parent.mkdir(parents=True)
-        (home / name).write_text(f"NAME = {name!r}\n")
-    return home
+    return write_program(tmp_path_factory.mktemp("program"))
 
 
 @pytest.fixture(scope="module")
 def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with raw text and a run over it with everything that the stages leave."""
-    place = tmp_path_factory.mktemp("whole")
-    folder, manifest = prepared(tiny(write_paragraphs(place / "raw.txt")), place / "run")
-    run = read(folder.config)
-    record = code_record(home)
-    code = digest(record)
-    folder.code(code).parent.mkdir()
-    write_json(folder.code(code), record)
-    saver = checkpoints(
-        folder.train,
-        {"data": manifest.digest, "config": train_key(run)},
-        identity=identity(run),
-    )
-    saver.facts["code"] = code
-    saver.save({"model": Memory({"weights": {"w": torch.arange(6.0)}})}, _at(STEP), {})
-    complete = read_complete(step_folder(folder.train, STEP))
-    folder.evaluation.mkdir()
-    write_json(folder.samples, [{"text": "a sample"}])
-    write_json(folder.figures, [{"kind": "table", "title": "rows", "columns": ["a"], "rows": [[1]]}])
-    write_json(folder.cost, {"parameters": 6})
-    write_atomic(folder.units, save({"test/loss/ids": np.arange(3)}))
-    files = {path.name: file_digest(path) for path in (folder.samples, folder.figures, folder.units, folder.cost)}
-    written = {"checkpoint": complete["digest"], "data": manifest.digest, "config": evaluation_key(run, folder)}
-    written |= {"run": file_digest(folder.config), "code": code, "metrics": [], "protocols": {}, "files": files}
-    write_json(folder.metrics, written | {"digest": digest(written)})
-    write_atomic(folder.report, sealed("<html>a report</html>", digest(written)))
-    return place
+    return finished_text(tmp_path_factory.mktemp("text"), home)
 
 
-def _at(step: int) -> Any:
-    return type(BEGINNING)(step=step, position=step, samples_digest="00" * 32)
+@pytest.fixture(scope="module")
+def drawn(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_images(tmp_path_factory.mktemp("images"), home)
+
+
+@pytest.fixture(scope="module")
+def crossed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_folds(tmp_path_factory.mktemp("folds"), home)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +61,26 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         except UserError as error:
             return [Link("data", "", "unchecked", str(error))]
 
-    monkeypatch.setattr(pipelines.custody.chain, "data_links", links)
+    monkeypatch.setattr(pipelines.custody.data, "ask_data", links)
+
+
+@pytest.fixture(scope="module")
+def parsed() -> dict[bytes, RunConfig]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def parsed_once(parsed: dict[bytes, RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the same bytes is the same configuration; parsing it hundreds of times took most of the time."""
+
+    def remembered(path: Path) -> RunConfig:
+        content = path.read_bytes() if path.is_file() else b""
+        if content not in parsed:
+            parsed[content] = read(path)
+        return parsed[content]
+
+    monkeypatch.setattr(pipelines.custody.chain, "read", remembered)
+    monkeypatch.setattr(data.chain, "read", remembered)
 
 
 def flipped(content: bytes, share: float) -> bytes:
@@ -98,54 +93,115 @@ def states(links: list[Link]) -> dict[str, str]:
     return {link.name: link.state for link in links}
 
 
-def test_a_run_that_nobody_touched_is_verified_from_the_raw_bytes_to_the_report(finished: Path, home: Path):
-    links = chain(RunFolder(finished / "run"), sources=True, home=home)
-    names = [
-        *("source", "data settings", "tokenizer", "data files", "shards", "manifest", "settings", "code"),
-        *("weights", "checkpoint", "evaluation files", "metrics", "report"),
-    ]
-    assert states(links) == dict.fromkeys(names, "verified")
-    assert all(len(link.digest) == 64 for link in links)
-    assert lines(links)[-1] == "13 links are verified"
+DATA = ("data settings", "tokenizer", "data files", "shards", "manifest", "data code")
+REST = ("settings", "code", "weights", "checkpoint", "result", "evaluation files", "metrics", "report")
 
 
-ALTERED = [
-    ("raw.txt", "source"),
-    ("run/data/tokenizer.json", "tokenizer"),
-    ("run/data/statistics.json", "data files"),
-    ("run/data/assignments.parquet", "data files"),
-    ("run/data/train-00000.tar", "shards"),
-    ("run/data/validation-00000.tar", "shards"),
-    ("run/data/test-00000.tar.index.npy", "shards"),
-    ("run/data/manifest.json", "manifest"),
-    ("run/run.yaml", "settings"),
-    ("run/code/*.json", "code"),
-    ("run/train/step-00000004/model.weights.rank-00000.safetensors", "weights"),
-    ("run/train/step-00000004/complete.json", "checkpoint"),
-    ("run/evaluation/samples.json", "evaluation files"),
-    ("run/evaluation/figures.json", "evaluation files"),
-    ("run/evaluation/units.safetensors", "evaluation files"),
-    ("run/evaluation/cost.json", "evaluation files"),
-    ("run/evaluation/metrics.json", "metrics"),
-    ("run/report.html", "report"),
-]
-
-
-@pytest.mark.parametrize(("name", "link"), ALTERED)
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_one_altered_byte_breaks_the_link_of_its_file_first(
-    name: str, link: str, share: float, finished: Path, home: Path
+def test_a_run_that_nobody_touched_is_verified_from_the_raw_bytes_to_the_report(
+    finished: Path, drawn: Path, home: Path
 ):
-    path = next(finished.glob(name))
-    content = flipped(path.read_bytes(), share)
-    assert first_broken_with(path, content, finished, home, sources=link == "source") == link
+    text, images = (chain(RunFolder(place / "run"), sources=True, home=home) for place in (finished, drawn))
+    assert states(text) == dict.fromkeys(("source", *DATA, "first weights", *REST), "verified")
+    names = [name for name in ("source", *DATA, "judge", *REST) if name not in ("tokenizer", "result")]
+    assert states(images) == dict.fromkeys(names, "verified")
+    assert all(len(link.digest) == 64 for link in [*text, *images])
+    assert lines(text)[-1] == "16 links are verified"
 
 
-@pytest.mark.parametrize(
-    ("name", "link"), [each for each in ALTERED if each[1] not in ("source", "report")]
-)  # without these two nothing is claimed
-def test_a_missing_file_breaks_its_link_first(name: str, link: str, finished: Path, home: Path):
-    assert first_broken_with(next(finished.glob(name)), None, finished, home) == link
+def files_of(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.is_file())
+
+
+def flipped_at(share: float) -> Callable[[bytes], bytes]:
+    return lambda content: flipped(content, share)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "first byte": flipped_at(0.0),
+    "middle byte": flipped_at(0.5),
+    "last byte": flipped_at(1.0),
+    "truncated": lambda content: content[: len(content) // 2],
+    "one byte more": lambda content: content + b" ",
+}
+
+
+FAMILIES = ["finished", "drawn", "crossed"]
+
+
+ALTERED = [(family, damage) for family in FAMILIES for damage in DAMAGE if family != "crossed" or "middle" in damage]
+
+
+@pytest.mark.parametrize(("family", "damage"), ALTERED)
+def test_whatever_file_is_altered_its_link_is_the_first_that_is_broken(
+    family: str, damage: str, home: Path, request: pytest.FixtureRequest
+):
+    place = request.getfixturevalue(family)
+    named = {path: link_of(path, place) for path in files_of(place)}
+    found = {}
+    for path, link in named.items():
+        before = path.read_bytes()
+        if not before:
+            assert link is None, f"{path} is empty"
+            continue
+        with changed(path, DAMAGE[damage](before)):
+            broken = first_broken(chain(RunFolder(place / "run"), sources=link == "source", home=home))
+        found[path] = broken and broken.name
+    assert found == {path: link for path, link in named.items() if path in found}
+    links = {(link or "").removeprefix("fold 0-1 ") for link in named.values()}
+    assert links >= {"source", "shards", "manifest", "data code", "settings", "code", "weights", "checkpoint", "report"}
+
+
+ABSENT = {"raw.txt", "data.json", "report.html"}
+"""Of a file that is not there the chain cannot know that there was one, and breaks no link"""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_missing_file_breaks_its_link_first(family: str, home: Path, request: pytest.FixtureRequest):
+    place = request.getfixturevalue(family)
+    for path in files_of(place):
+        link = link_of(path, place)
+        if family == "drawn" and link == "source":
+            continue  # one of several files: its own test
+        with changed(path, None):
+            links = chain(RunFolder(place / "run"), sources=link == "source", home=home)
+        broken = first_broken(links)
+        if path.name in ABSENT:
+            assert broken is None, path
+            assert states(links)[link or ""] == "unchecked"
+        else:
+            assert (broken and broken.name) == link, path
+
+
+def test_one_image_of_a_source_that_is_gone_breaks_the_source(drawn: Path, home: Path):
+    with changed(next((drawn / "raw").rglob("*.png")), None):
+        broken = first_broken(chain(RunFolder(drawn / "run"), sources=True, home=home))
+    assert broken is not None
+    assert broken.name == "source"
+    assert "files of" in broken.detail
+
+
+ADDED = {
+    "run/data/train-00099.tar": "shards",
+    "run/data/test-00099.tar.index.npy": "shards",
+    "run/code/0123456789abcdef.json": "code",
+    "run/train/step-00000002/model.weights.rank-00001.safetensors": "weights",
+    "run/notes.txt": None,
+    "run/evaluation/notes.txt": None,
+}
+"""Files that somebody puts into the folder of a run, and the link that they break: none where nothing reads them"""
+
+
+@pytest.mark.parametrize(("name", "link"), ADDED.items())
+def test_an_added_file_breaks_the_link_that_it_pretends_to_be_of(
+    name: str, link: str | None, finished: Path, home: Path
+):
+    path = finished / name
+    path.write_bytes(b"{}\n")
+    try:
+        broken = first_broken(chain(RunFolder(finished / "run"), sources=False, home=home))
+    finally:
+        path.unlink()
+    assert (broken and broken.name) == link
 
 
 def first_broken_with(path: Path, content: bytes | None, finished: Path, home: Path, *, sources: bool = False) -> str:
@@ -164,7 +220,7 @@ EDITS: list[tuple[str, Callable[[str], str], str]] = [
     ("run/run.yaml", lambda text: "name: [", "settings"),
     ("run/data/manifest.json", lambda text: text + " ", "manifest"),
     ("run/evaluation/metrics.json", lambda text: json.dumps(json.loads(text)), "metrics"),
-    ("run/train/step-00000004/complete.json", lambda text: "[]", "checkpoint"),
+    ("run/train/step-00000002/complete.json", lambda text: "[]", "checkpoint"),
     ("run/report.html", lambda text: text.replace("<!--", "<!- "), "report"),
 ]
 
@@ -188,9 +244,9 @@ def resealed(path: Path, **changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("name", "changes", "link"),
     [
-        ("train/step-00000004/complete.json", {"data": "0" * 64}, "checkpoint"),
-        ("train/step-00000004/complete.json", {"config": "0" * 64}, "settings"),
-        ("train/step-00000004/complete.json", {"step": 5}, "metrics"),
+        ("train/step-00000002/complete.json", {"data": "0" * 64}, "checkpoint"),
+        ("train/step-00000002/complete.json", {"config": "0" * 64}, "settings"),
+        ("train/step-00000002/complete.json", {"step": 5}, "result"),
         ("evaluation/metrics.json", {"checkpoint": "0" * 64}, "metrics"),
         ("evaluation/metrics.json", {"data": "0" * 64}, "metrics"),
         ("evaluation/metrics.json", {"metrics": [1]}, "report"),
@@ -201,6 +257,78 @@ def test_a_record_that_was_written_anew_does_not_fit_its_neighbours(
 ):
     path = finished / "run" / name
     assert first_broken_with(path, resealed(path, **changes), finished, home) == link
+
+
+def test_every_fold_of_a_cross_validation_has_its_links_and_what_was_collected_its_own(crossed: Path, home: Path):
+    links = chain(RunFolder(crossed / "run"), sources=True, home=home)
+    of_fold = [name for name in REST if name != "result"]
+    collected = [name for name in of_fold if name not in ("weights", "checkpoint")]
+    names = ["source", *DATA, *(f"fold {fold} {name}" for fold in ("0-0", "0-1") for name in of_fold), *collected]
+    assert states(links) == dict.fromkeys(names, "verified")
+
+
+def test_a_fold_that_was_evaluated_anew_is_not_the_one_that_was_collected(crossed: Path, home: Path):
+    path = crossed / "run/folds/0-1/evaluation/metrics.json"
+    with changed(crossed / "run/folds/0-1/report.html", None), changed(path, resealed(path, metrics=[1])):
+        broken = first_broken(chain(RunFolder(crossed / "run"), sources=False, home=home))
+    assert broken is not None
+    assert broken.name == "metrics"
+    assert "fold 0-1" in broken.detail
+
+
+def test_a_fold_that_is_gone_is_named(crossed: Path, home: Path, tmp_path: Path):
+    shutil.copytree(crossed / "run", tmp_path / "run", symlinks=True)
+    shutil.rmtree(tmp_path / "run/folds/0-1")
+    broken = first_broken(chain(RunFolder(tmp_path / "run"), sources=False, home=home))
+    assert broken is not None
+    assert broken.name == "fold 0-1 settings"
+
+
+def test_a_judge_that_was_trained_anew_is_another_one(drawn: Path, home: Path, tmp_path: Path):
+    shutil.copytree(drawn, tmp_path / "all")
+    path = tmp_path / "all/judge/train/step-00000004/complete.json"
+    path.write_bytes(resealed(path, position=5))
+    links = chain(RunFolder(tmp_path / "all/run"), sources=False, home=home)
+    broken = first_broken(links)
+    assert broken is not None
+    assert broken.name == "judge"
+    assert states(links)["settings"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("family", "gone", "link"), [("drawn", "judge", "judge"), ("finished", "origin", "first weights")]
+)
+def test_another_run_that_is_gone_cannot_be_checked(
+    family: str, gone: str, link: str, home: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    shutil.copytree(request.getfixturevalue(family), tmp_path / "all")
+    shutil.rmtree(tmp_path / "all" / gone)
+    links = chain(RunFolder(tmp_path / "all/run"), sources=False, home=home)
+    assert first_broken(links) is None
+    assert states(links)[link] == "unchecked"
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise OutageError("the store does not answer")
+
+
+def test_shards_in_a_store_are_verified_there_and_cannot_be_checked_without_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, store = RunFolder(tmp_path / "run"), tmp_path / "store"
+    shutil.copytree(finished / "run/data", folder.data)
+    store.mkdir()
+    for path in folder.data.glob("*.tar*"):
+        path.rename(store / path.name)
+    text = (finished / "run/run.yaml").read_text()
+    folder.config.write_text(re.sub("\n  store: .*", f"\n  store: {{url: 'file://{store}'}}", text))
+    assert states(data_links(folder, sources=False))["shards"] == "verified"
+    with changed(store / "train-00000.tar", b"others"):
+        broken = first_broken(data_links(folder, sources=False))
+    assert broken is not None
+    assert broken.name == "shards"
+    monkeypatch.setattr(data.verify, "open_store", unreachable)
+    assert states(data_links(folder, sources=False))["shards"] == "unchecked"
 
 
 def test_what_lies_behind_a_broken_record_is_not_blamed(finished: Path, home: Path):
@@ -257,6 +385,13 @@ def test_code_of_another_release_cannot_be_checked(
     assert first_broken(links) is None
 
 
+def test_prepare_notes_which_code_made_the_data(tmp_path: Path):
+    folder, manifest = prepared(tiny(write_paragraphs(tmp_path / "raw.txt")), tmp_path / "run")
+    note = read_record(folder.data_code)
+    assert note["data"] == manifest.digest
+    assert digest(read_record(folder.code(note["code"]))) == note["code"] == own_code()[0]
+
+
 def test_the_code_is_recorded_once_under_its_digest(tmp_path: Path):
     folder = RunFolder(tmp_path)
     told = record_code(folder)
@@ -281,7 +416,7 @@ def test_code_that_trained_earlier_steps_stays_in_the_record(tmp_path: Path):
         saver.facts["code"] = code
         if step > 1:
             saver.load(step - 1, memory)
-        saver.save(memory, _at(step), {}, changed=False)
+        saver.save(memory, at(step), {}, changed=False)
     earlier = [read_complete(step_folder(tmp_path, step)).get("earlier_code") for step in range(1, 6)]
     assert earlier == [None, None, ["a"], ["a", "b"], ["b", "c"]]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from configs import dataset, diffusion, language, optimisation, schema, vision
+from configs import dataset, diffusion, language, optimisation, schema, suite, vision
 from configs.dataset import Config
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = (schema, dataset, language, vision, diffusion, optimisation)
+CONFIGS = (schema, dataset, language, vision, diffusion, optimisation, suite)
 ROOMS = ("configs", "data", "trainer", "pipelines", "k8s")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.suite import read_suite
+from configs.suite_file import read_suite
 from pipelines.gate.readings import Reading
 from pipelines.gate.verdicts import MINIMUM, Word, judge
 from tests.gated import metric, reading

@@ -10,7 +10,7 @@ import yaml
 
 import pipelines.nightly
 from configs.errors import ConfigError
-from configs.suite import is_suite, load_run, read_suite
+from configs.suite_file import is_suite, load_run, read_suite
 from pipelines.gate.readings import Reading
 from pipelines.gate.verdicts import Judgement, Verdict
 from pipelines.nightly import home_of, main

@@ -196,6 +196,14 @@ def test_a_path_finds_the_source_too_and_a_run_with_checkpoints_needs_it_no_more
     require_origin(gone, folder)
 
 
+def test_a_fold_finds_the_source_beside_its_cross_validation(source: RunFolder) -> None:
+    folder = RunFolder(source.path.with_name("crossed"))
+    folder.path.mkdir()
+    write_atomic(folder.config, dump(tiny_run()))
+    named = tiny_run(task__model__init_from=source.path.name)
+    assert find_origin(named, folder.fold("0-1")) == source.path
+
+
 def test_a_tensor_is_of_the_part_with_the_longest_prefix_of_its_name() -> None:
     parts = [("stem", "blocks.1.norm"), ("blocks.1",), ("blocks.10",), ("head",)]
     assert [

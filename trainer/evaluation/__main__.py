@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
@@ -16,6 +17,7 @@ from configs.process import leave, stage_main
 from configs.schema import RunConfig
 from configs.stages import (
     FINISHED,
+    asked_checkpoints,
     decides,
     evaluation_key,
     final_step,
@@ -68,6 +70,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
         origin = {"checkpoint": record["digest"], "data": manifest.digest, "config": evaluation_key(run, folder)}
         files = {path.name: file_digest(path) for path in (folder.samples, folder.figures, folder.units, folder.cost)}
         origin |= {"run": file_digest(folder.config), "code": record_code(folder)}
+        origin |= {"asked": asked_checkpoints(run, folder)}
         written = origin | result.record() | {"files": files}
         write_json(folder.metrics, written | {"digest": digest(written)})
         say("evaluate", f"{len(result.metrics)} metrics written to {folder.metrics}")
@@ -89,8 +92,12 @@ def result_folder(run: RunConfig, folder: RunFolder) -> Path:
 
 
 def tensors_of(units: Mapping[str, Units]) -> dict[str, NDArray[Any]]:
-    """The arrays of units.safetensors."""
-    return {f"{name}/{part}": getattr(each, part) for name, each in units.items() for part in ("ids", "sums", "sizes")}
+    """The arrays of units.safetensors, each on its own: of a column of a table the library would write the table."""
+    return {
+        f"{name}/{part}": np.ascontiguousarray(getattr(each, part))
+        for name, each in units.items()
+        for part in ("ids", "sums", "sizes")
+    }
 
 
 def load_networks(
