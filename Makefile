@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CASE ?=
 RUNS ?= runs
+SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo transfer test check bench golden lock clean
+.PHONY: help setup demo demo-evaluation nightly transfer test check bench golden lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment and install from the lock
 
@@ -26,6 +27,19 @@ $(READY): requirements.lock requirements-data.lock pyproject.toml
 demo: $(READY)  ## run the main job: a language model, a classifier and a diffusion model, and one page about them (about 13 minutes on 2 cores)
 	for name in lm cnn diffusion; do $(BIN)/trainworks run configs/demo-$$name.yaml --runs $(RUNS) || exit $$?; done
 	$(BIN)/trainworks overview $(RUNS)/demo-lm $(RUNS)/demo-cnn $(RUNS)/demo-diffusion -o $(RUNS)/overview.html
+
+demo-evaluation: $(READY)  ## evaluate: five folds of a small CNN, perplexity beside baselines, drawn images beside real ones, on one page
+	$(BIN)/trainworks run configs/demo-folds.yaml --runs $(RUNS)
+	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS) --name demo-perplexity train.steps=200 train.schedule.warmup_steps=20 \
+	  'train.optimizer={kind: muon, learning_rate: 0.02, aside_rate: 0.4, weight_decay: 0.1}' task.model.num_layers=2 \
+	  task.evaluation.stride_tokens=64 task.evaluation.sampling.max_tokens=40
+	$(BIN)/trainworks run configs/demo-diffusion.yaml --runs $(RUNS) --name demo-drawing train.steps=200 train.validate_every_steps=100 \
+	  'task.model.multipliers=[1,2]' task.drawing.steps=10 task.evaluation.judge=demo-folds/folds/0-0 \
+	  'task.evaluation.features={kind: run, run: demo-folds/folds/0-0}'
+	$(BIN)/trainworks overview $(RUNS)/demo-folds $(RUNS)/demo-perplexity $(RUNS)/demo-drawing -o $(RUNS)/evaluation.html
+
+nightly: $(READY)  ## run the nightly suite and gate it; the first time: make nightly SET=--set-baseline
+	$(BIN)/trainworks nightly configs/nightly.yaml --runs $(RUNS) $(SET)
 
 transfer: $(READY)  ## pretrain on Shakespeare, then tell genres from the pretrained body and from a fresh one, three seeds each
 	$(BIN)/trainworks run configs/passages.yaml --runs $(RUNS)
