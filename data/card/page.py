@@ -15,7 +15,12 @@ from data.manifest import CARD, STATISTICS, Manifest, SourceRecord, Split
 
 _SHARDS = 200  # rows of the table at most
 _EXCERPT = 400  # characters
-_READING = {"store": True, "shuffle_window_samples": True, "balance": True, "splits": {"folds": {"held_out", "repeats"}}}
+_READING = {
+    "store": True,
+    "shuffle_window_samples": True,
+    "balance": True,
+    "splits": {"folds": {"held_out", "repeats"}},
+}
 """Keys of the configuration that only reading depends on"""
 
 
