@@ -65,6 +65,7 @@ def environment(threads: int) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MASTER_ADDR": "127.0.0.1",
+        "PYTHONUNBUFFERED": "1",
     }
 
 

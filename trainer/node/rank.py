@@ -4,6 +4,7 @@ As a command: `python -m trainer.node.rank MODULE RUN_FOLDER AGENT`, AGENT being
 """
 
 import faulthandler
+import io
 import os
 import runpy
 import signal
@@ -43,8 +44,6 @@ def _inherit_nothing(agent: int, output: int) -> None:
     die_with_parent(agent)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=True)  # type: ignore[union-attr]  as PYTHONUNBUFFERED does
     signal.set_wakeup_fd(-1)
     for each in HANDLED:
         signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
@@ -64,8 +63,17 @@ def spawn_rank(module: str, folder: str, environment: Mapping[str, str], output:
     )
 
 
+def _print_at_once() -> None:
+    """As with PYTHONUNBUFFERED, whatever the environment says: a rank that is killed has said its last words."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        getattr(sys, name).flush()
+        bare = io.FileIO(descriptor, "w", closefd=False)
+        setattr(sys, name, io.TextIOWrapper(bare, "utf-8", "backslashreplace", write_through=True))
+
+
 def become(module: str, folder: str) -> NoReturn:
     """Do what `python -m MODULE FOLDER` does, with a heartbeat, and with stacks to be had by SIGUSR1."""
+    _print_at_once()
     code = 1
     try:
         rank = int(os.environ["RANK"])
