@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
 CASE ?=
 RUNS ?= runs
@@ -50,13 +51,13 @@ transfer: $(READY)  ## pretrain on Shakespeare, then tell genres from the pretra
 	  $(RUNS)/genre-fresh-0 $(RUNS)/genre-fresh-1 $(RUNS)/genre-fresh-2 -o $(RUNS)/transfer.html
 
 test: $(READY)  ## run every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(READY)  ## format, lint, types, import directions, unit and contract tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/unit tests/contract
+	$(PYTEST) tests/unit tests/contract
 
 bench: $(READY)  ## run the benchmarks, or those whose name starts with CASE (make bench CASE=loop/)
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-bench.lock

@@ -152,10 +152,11 @@ def add_verdict(name: str, home: Path, gate: Mapping[str, Any]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    codes = "exit codes: 0 done, 1 a stored file is damaged, 2 a mistake in what was asked"
     top = argparse.ArgumentParser(
         prog="trainworks baseline",
         description="Versioned baselines: what runs over several seeds reached, for `trainworks gate` to compare with.",
-        epilog="exit codes: 0 done, 1 a stored file is damaged, 2 a mistake in what was asked",
+        epilog=codes,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in (
@@ -163,7 +164,8 @@ def parser() -> argparse.ArgumentParser:
         ("show", "print the newest version: each metric over its seeds, and what is in quarantine"),
         ("history", "list versions and gates, oldest first"),
     ):
-        command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        description = f"{purpose[0].upper()}{purpose[1:]}."
+        command = commands.add_parser(name, help=purpose, description=description, epilog=codes)
         command.add_argument("name", metavar="NAME", help="the baseline's name")
         command.add_argument(
             "--baselines", type=Path, default=HOME, metavar="DIR", help=f"where baselines are ({HOME})"

@@ -25,7 +25,7 @@ from trainer.evaluation.generative.features.inception import STANDARD, open_ince
 from trainer.evaluation.generative.features.lite0 import open_lite0
 from trainer.evaluation.generative.features.net import Seen
 from trainer.evaluation.generative.features.resize import clean, legacy, resized
-from trainer.evaluation.generative.features.trained import last_features
+from trainer.evaluation.generative.features.trained import last_features, net_name
 from trainer.evaluation.generative.reference import read_seen, write_seen
 from trainer.models.image_heads import PooledHead
 from trainer.models.inception_v3 import InceptionV3
@@ -278,3 +278,8 @@ def test_kept_features_are_read_back_and_damaged_ones_are_not(
     path.write_bytes(whole[:20])
     assert read_seen(path, "key") is None
     assert "cannot be read and is made anew" in capsys.readouterr().out
+
+
+def test_metrics_name_the_run_of_a_fold_and_not_the_fold_alone() -> None:
+    assert net_name(Path("runs/demo-folds/folds/0-0")) == "demo-folds-0-0"
+    assert net_name(Path("runs/demo-cnn")) == "demo-cnn"

@@ -19,7 +19,7 @@ from trainer.evaluation.generative.features.inception import open_inception
 from trainer.evaluation.generative.features.lite0 import open_lite0
 from trainer.evaluation.generative.features.net import FeatureNet, see_all
 from trainer.evaluation.generative.features.resize import Pixels
-from trainer.evaluation.generative.features.trained import open_run
+from trainer.evaluation.generative.features.trained import net_name, open_run
 from trainer.evaluation.generative.reference import blank_image, cache_folder, see_split
 from trainer.evaluation.generative.scores import METHODS, compare, undefined
 
@@ -137,7 +137,7 @@ def _without_net(run: RunConfig, manifest: Manifest, other: str, world: World) -
     if world.rank > 0:
         return Result((), {})
     protocol = describe(run, manifest, other, f"a run {name} that is not there", images=config.images, reference=0)
-    metric = undefined(SUBJECT, Path(name).name, _absent(name), n=config.images, protocol=protocol_id(protocol))
+    metric = undefined(SUBJECT, net_name(Path(name)), _absent(name), n=config.images, protocol=protocol_id(protocol))
     return Result((metric,), {metric.protocol: protocol})
 
 

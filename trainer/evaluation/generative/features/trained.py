@@ -1,5 +1,6 @@
 """A feature net of our own: the network of an image_classification run, before its last dense layer."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,12 @@ def open_run(folder: RunFolder, manifest: Manifest, world: World) -> FeatureNet:
         "scale": "mean 0 and variance 1 over its train split",
         "classes": f"{task.classes} logits",
     }
-    return FeatureNet(folder.path.resolve().name, False, protocol, see)
+    return FeatureNet(net_name(folder.path.resolve()), False, protocol, see)
+
+
+def net_name(folder: Path) -> str:
+    """What metrics call the network of a run: the run's name, of a fold with the fold's behind it."""
+    return f"{folder.parents[1].name}-{folder.name}" if folder.parent.name == "folds" else folder.name
 
 
 def last_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
