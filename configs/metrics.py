@@ -10,6 +10,15 @@ from configs.folder import RunFolder, digest
 from configs.stages import read_record
 
 
+class _Nothing:
+    def __str__(self) -> str:
+        return "nothing"
+
+
+_NOTHING = _Nothing()
+"""In place of a part that a protocol does not have: None may be what it says"""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One line of metrics.json: a number, or the reason why there is none."""
@@ -57,13 +66,15 @@ def protocol_id(protocol: Mapping[str, Any]) -> str:
 
 
 def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The parts in which two protocols differ, in words: `stride_tokens: 64 and 32`. Empty when they are one."""
-    parts = [part for part in dict.fromkeys([*ours, *theirs]) if ours.get(part) != theirs.get(part)]
-    return [f"{part}: {_shown(ours, part)} and {_shown(theirs, part)}" for part in parts]
-
-
-def _shown(protocol: Mapping[str, Any], part: str) -> str:
-    return str(protocol[part]) if part in protocol else "nothing"
+    """The parts in which two protocols differ, in words: `features.resize: clean and legacy`; none when they are one"""
+    lines = []
+    for part in dict.fromkeys([*ours, *theirs]):
+        one, other = (each.get(part, _NOTHING) for each in (ours, theirs))
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            lines += [f"{part}.{line}" for line in unlike(one, other)]
+        elif one is _NOTHING or other is _NOTHING or digest(one) != digest(other):
+            lines.append(f"{part}: {one} and {other}")
+    return lines
 
 
 def read_evaluation(folder: RunFolder) -> Evaluation:

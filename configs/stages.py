@@ -190,8 +190,11 @@ def read_complete(folder: Path) -> dict[str, Any]:
     return record
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files with the sha256 of each. Raises DamageError naming the first that differs or cannot be read."""
+def check_files(folder: Path, files: Mapping[str, str], record: str = "complete.json") -> None:
+    """Compare files with the sha256 of each, as the record of that name has them.
+
+    Raises DamageError naming the first that differs or cannot be read.
+    """
     for name, expected in files.items():
         path = folder / name
         try:
@@ -203,7 +206,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         if got == "no file":
             raise DamageError(f"{path}: the file is missing")
         if got != expected:
-            raise DamageError(f"{path}: sha256 is {got[:12]}, complete.json says {expected[:12]}")
+            raise DamageError(f"{path}: sha256 is {got[:12]}, {record} says {expected[:12]}")
 
 
 def _crossed(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
@@ -219,11 +222,10 @@ def _crossed(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
     if not folder.metrics.exists():
         return None
     try:
-        record = read_record(folder.metrics)
+        record = _read_metrics(folder)
     except DamageError:
         return None  # the folds can be collected again
-    told = record.pop("digest", None)
-    if told != digest(record) or record.get("folds") != fold_digests(run, folder):
+    if record.get("folds") != fold_digests(run, folder):
         return None
     return f"{len(record['metrics'])} metrics of {len(names)} folds in {folder.metrics}"
 
@@ -254,11 +256,17 @@ def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
     if not folder.metrics.exists() or step is None:
         return None
     try:
-        record, checkpoint = read_record(folder.metrics), verify_checkpoint(step_folder(folder.train, step))
+        record, checkpoint = _read_metrics(folder), verify_checkpoint(step_folder(folder.train, step))
     except DamageError:
         return None  # metrics can be taken again
-    told = record.pop("digest", None)
-    same = told == digest(record) and record["checkpoint"] == checkpoint["digest"]
-    if not same or record["config"] != evaluation_key(run, folder) or not folder.samples.exists():
-        return None
-    return f"{len(record['metrics'])} metrics in {folder.metrics}"
+    same = record["checkpoint"] == checkpoint["digest"] and record["config"] == evaluation_key(run, folder)
+    return f"{len(record['metrics'])} metrics in {folder.metrics}" if same and folder.samples.exists() else None
+
+
+def _read_metrics(folder: RunFolder) -> dict[str, Any]:
+    """metrics.json without its digest. Raises DamageError when that or a file beside it is not as it was written."""
+    record = read_record(folder.metrics)
+    if record.pop("digest", None) != digest(record):
+        raise DamageError(f"{folder.metrics}: its digest is not that of its content")
+    check_files(folder.evaluation, record.get("files", {}), folder.metrics.name)
+    return record

@@ -23,7 +23,7 @@ def first_weights_link(run: RunConfig, folder: RunFolder, complete: Recorded) ->
         if note.is_file():
             yield unchecked(FIRST, f"no sound record says what {note} was")
         return
-    if problems := differing(folder.train, {note.name: told}):
+    if problems := differing(folder.train, {note.name: told}, complete.path.name):
         yield judged(FIRST, told, problems)
         return
     origin = Recorded(note).content
@@ -70,4 +70,4 @@ def judge_checkpoint_of(name: str, source: RunFolder, step: int | None, told: st
         return judged(name, told, complete.problems)
     if complete.digest != told:
         return judged(name, told, [f"{complete.path.parent} is {complete.digest[:12]} now, it was {told[:12]}"])
-    return judged(name, told, differing(complete.path.parent, complete.content["files"]))
+    return judged(name, told, differing(complete.path.parent, complete.content["files"], complete.path.name))

@@ -20,7 +20,7 @@ from configs.stages import (
     train_key,
 )
 from pipelines.custody.records import Recorded, differing, listed
-from pipelines.custody.seal import read_seal
+from pipelines.custody.seal import NO_METRICS, read_seal
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def judge_checkpoint(records: Records) -> list[Link]:
     root, files = complete.path.parent, complete.content["files"]
     strange = sorted(path.name for path in root.iterdir() if path.name not in {*files, complete.path.name})
     added = [f"{root}: {listed(strange)} is no part of the checkpoint"] if strange else []
-    return [judged("weights", digest(files), differing(root, files) + added), record]
+    return [judged("weights", digest(files), differing(root, files, complete.path.name) + added), record]
 
 
 def judge_result(records: Records) -> Iterator[Link]:
@@ -134,7 +134,7 @@ class Above:
 
 def judge_metrics(folder: RunFolder, metrics: Recorded, above: Sequence[Above]) -> list[Link]:
     """What stands beside the metrics, and the metrics."""
-    if not metrics.there and not folder.samples.exists():
+    if not metrics.there and not folder.samples.exists() and _shown_by_report(folder) is None:
         return [unchecked("metrics", "the run is not evaluated yet")]
     if not metrics.sound:
         beside = unchecked("evaluation files", "metrics.json, which says what they were, is not sound")
@@ -145,16 +145,25 @@ def judge_metrics(folder: RunFolder, metrics: Recorded, above: Sequence[Above]) 
         if each.digest is not None and metrics.content[each.key] != each.digest
     ]
     files = metrics.content.get("files", {})
-    beside = judged("evaluation files", digest(files), differing(folder.evaluation, files))
+    beside = judged("evaluation files", digest(files), differing(folder.evaluation, files, metrics.path.name))
     return [beside, judged("metrics", metrics.digest, problems)]
+
+
+def _shown_by_report(folder: RunFolder) -> str | None:
+    """The digest of the metrics that the page shows: with such a page there were some."""
+    seal = read_seal(_page(folder)) if folder.report.is_file() else None
+    return None if seal is None or seal[0] == NO_METRICS else seal[0]
+
+
+def _page(folder: RunFolder) -> str:
+    return folder.report.read_bytes().decode("utf-8", "surrogateescape")
 
 
 def judge_report(folder: RunFolder, metrics: Recorded) -> Link:
     """The page by its seal, and whether it shows these metrics."""
     if not folder.report.is_file():
         return unchecked("report", "there is none yet; `trainworks report` writes it")
-    content = folder.report.read_bytes()
-    seal = read_seal(content.decode("utf-8", "surrogateescape"))
+    seal = read_seal(_page(folder))
     if seal is None:
         return judged("report", "", [f"{folder.report}: its last line is not the seal that it was written with"])
     shown, whole = seal

@@ -57,12 +57,12 @@ class Recorded:
         return self.content.get(key) if self.sound else None
 
 
-def differing(root: Path, files: Mapping[str, str]) -> list[str]:
-    """Every file of a folder that is not as the sha256 of a record has it."""
+def differing(root: Path, files: Mapping[str, str], record: str) -> list[str]:
+    """Every file of a folder that is not as the sha256 of a record, named so, has it."""
     problems = []
     for name, told in files.items():
         try:
-            check_files(root, {name: told})
+            check_files(root, {name: told}, record)
         except DamageError as error:
             problems.append(str(error))
     return problems

@@ -3,13 +3,14 @@
 import re
 from hashlib import sha256
 
-_FORM = re.compile(r"<!-- metrics ([0-9a-f]{64}|none) sha256 ([0-9a-f]{64}) -->\n\Z")
+NO_METRICS = "none"
+_FORM = re.compile(rf"<!-- metrics ([0-9a-f]{{64}}|{NO_METRICS}) sha256 ([0-9a-f]{{64}}) -->\n\Z")
 
 
 def sealed(page: str, metrics: str | None) -> str:
     """The page with its seal: the digest of the metrics that it shows, and of all that stands before."""
     body = page if page.endswith("\n") else f"{page}\n"
-    begin = f"<!-- metrics {metrics or 'none'} sha256 "
+    begin = f"<!-- metrics {metrics or NO_METRICS} sha256 "
     return body + begin + _digest(body + begin) + " -->\n"
 
 

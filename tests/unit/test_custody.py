@@ -361,6 +361,16 @@ def test_stages_that_have_not_been_are_not_broken(finished: Path, tmp_path: Path
     assert {found[name] for name in ("code", "checkpoint", "metrics", "report", "settings")} == {"unchecked"}
 
 
+def test_a_report_of_metrics_that_are_gone_says_that_there_were_some(finished: Path, home: Path, tmp_path: Path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/evaluation")
+    links = chain(RunFolder(tmp_path / "run"), sources=False, home=home)
+    broken = first_broken(links)
+    assert broken, links
+    assert (broken.name, broken.state) == ("metrics", "altered")
+    assert "metrics.json is missing" in broken.detail
+
+
 def test_other_code_of_the_same_release_is_named(finished: Path, home: Path, tmp_path: Path):
     other = tmp_path / "program"
     shutil.copytree(home, other)

@@ -129,6 +129,12 @@ def bert(**more: Any) -> BertConfig:
     )
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What the libraries initialise is the same whichever test came before."""
+    torch.manual_seed(0)
+
+
 def random_weights(model: nn.Module) -> None:
     """Weights far from their initial values, so that biases, norms and statistics are seen too."""
     generator = torch.Generator().manual_seed(3)

@@ -39,6 +39,27 @@ def test_unlike_protocols_are_told_by_the_parts_that_differ() -> None:
     assert protocol_id(PROTOCOL) != protocol_id(theirs)
 
 
+def test_of_a_part_with_parts_those_are_told_that_differ() -> None:
+    ours = {"features": {"net": "lite0", "resize": "clean"}, "tokenizer": "t"}
+    theirs = {"features": {"net": "lite0", "resize": "legacy"}, "tokenizer": "t"}
+    assert unlike(ours, theirs) == ["features.resize: clean and legacy"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "line"),
+    [
+        ({"a": None}, {}, "a: None and nothing"),
+        ({"a": 1}, {"a": 1.0}, "a: 1 and 1.0"),
+        ({"a": {}}, {}, "a: {} and nothing"),
+    ],
+)
+def test_protocols_of_unlike_ids_differ_in_a_part_that_is_named(
+    ours: dict[str, object], theirs: dict[str, object], line: str
+) -> None:
+    assert protocol_id(ours) != protocol_id(theirs)
+    assert unlike(ours, theirs) == [line]
+
+
 def written(path: Path, **changes: object) -> RunFolder:
     folder = RunFolder(path)
     folder.evaluation.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,11 @@ def finished(folder: RunFolder, run: RunConfig) -> None:
     files = {"model.weights.rank-00000.safetensors": file_digest(last / "model.weights.rank-00000.safetensors")}
     record = {"step": run.train.steps, "files": files, "metrics": {}, "data": "d", "config": train_key(run)}
     write_json(last / "complete.json", record | {"digest": digest(record)})
-    metrics = {"checkpoint": digest(record), "config": evaluation_key(run, folder), "metrics": [], "protocols": {}}
-    write_json(folder.metrics, metrics | {"digest": digest(metrics)})
     write_json(folder.samples, [])
+    write_json(folder.cost, {"parameters": 1})
+    metrics: dict[str, Any] = {"checkpoint": digest(record), "config": evaluation_key(run, folder), "metrics": []}
+    metrics |= {"protocols": {}, "files": {path.name: file_digest(path) for path in (folder.samples, folder.cost)}}
+    write_json(folder.metrics, metrics | {"digest": digest(metrics)})
 
 
 @pytest.fixture
@@ -80,6 +83,17 @@ def test_metrics_that_somebody_changed_are_taken_again(folder: RunFolder, run: R
 
 def test_lost_samples_are_written_again(folder: RunFolder, run: RunConfig):
     folder.samples.unlink()
+    assert complete("evaluate", run, folder) is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", None])
+def test_metrics_whose_other_files_are_torn_altered_or_gone_are_taken_again(
+    folder: RunFolder, run: RunConfig, content: str | None
+):
+    if content is None:
+        folder.cost.unlink()
+    else:
+        folder.cost.write_text(content)
     assert complete("evaluate", run, folder) is None
 
 
