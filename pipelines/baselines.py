@@ -125,9 +125,11 @@ def _tuples(metric: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def earlier_versions(baseline: Baseline, home: Path) -> list[tuple[Reading, ...]]:
-    """The runs of older versions, of which the noise of seeds is learnt too."""
-    versions = versions_in(folder_of(baseline.name, home))
-    return [load_baseline(baseline.name, home, each).readings for each in versions if each < baseline.version]
+    """The runs of older versions of this very configuration, of which the noise of seeds is learnt too."""
+    versions = [each for each in versions_in(folder_of(baseline.name, home)) if each < baseline.version]
+    earlier = (load_baseline(baseline.name, home, each).readings for each in versions)
+    wanted = config_digest(baseline.readings[0])
+    return [readings for readings in earlier if config_digest(readings[0]) == wanted]
 
 
 def read_verdicts(name: str, home: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,33 @@ def by_seeds(
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom:
         return None
-    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    squares = sum((value - mean) ** 2 for group in groups for mean in [fmean(group)] for value in group)
     deviation = max(math.sqrt(squares / freedom), floor)
     error = deviation * math.sqrt(1 / len(ours) + 1 / len(theirs))
-    change = float(np.mean(ours) - np.mean(theirs))
-    return _judged(change, error, float(freedom), f"{len(ours)} against {len(theirs)} seeds")
+    return _judged(fmean(ours) - fmean(theirs), error, float(freedom), f"{len(ours)} against {len(theirs)} seeds")
+
+
+def by_worst_run(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    rising: bool,
+    earlier: Sequence[Sequence[float]] = (),
+    floor: float = 0.0,
+) -> tuple[int, Difference, float] | None:
+    """The worst of several new runs against the prediction interval by the spread of `theirs` and `earlier` alone.
+
+    `rising`: whether higher is worse. Returns the run's place, its difference, and the chance that any of as many runs
+    lies as far (Bonferroni). None for a single new run, of which `by_seeds` says it, and without repeats on that side.
+    """
+    if len(ours) < 2:
+        return None
+    values = list(ours)
+    worst = values.index(max(values) if rising else min(values))
+    found = by_seeds([values[worst]], theirs, earlier=earlier, floor=floor)
+    if found is None:
+        return None
+    return worst, found, min(1.0, len(ours) * (found.p_above if rising else found.p_below))
 
 
 def by_units(
@@ -88,10 +111,15 @@ def by_units(
     return Difference(change, abs(slope) * spread, math.inf, above, below, f"{len(ours)} paired units, no seed noise")
 
 
-def by_errors(change: float, errors: Sequence[float]) -> Difference | None:
-    """By the standard errors of two values as if they were independent; None when neither has one."""
+def by_errors(change: float, errors: Sequence[float], *, folds: int | None = None) -> Difference | None:
+    """By the standard errors of two values as if they were independent; None when neither has one.
+
+    Errors that come of the spread over `folds` values have folds - 1 degrees of freedom, as the smaller side would in
+    Welch's test (1947); others, over many samples, are taken as known.
+    """
     error = math.hypot(*errors)
-    return _judged(change, error, math.inf, "standard errors, no seed noise") if error else None
+    basis = "standard errors" + (f" over {folds} folds" if folds else "") + ", no seed noise"
+    return _judged(change, error, float(folds - 1) if folds else math.inf, basis) if error else None
 
 
 def _judged(change: float, error: float, freedom: float, basis: str) -> Difference:
@@ -114,10 +142,10 @@ def families(values: Mapping[str, Sequence[float]]) -> dict[str, int]:
     found: dict[tuple[int, ...], int] = {}
     numbers: dict[str, int] = {}
     for name, each in values.items():
-        different, order = np.unique(np.asarray(each), return_inverse=True)
-        ranks, last = order.tolist(), len(different) - 1
-        reverse = [last - rank for rank in ranks]
-        key = tuple(min(ranks, reverse)) if len(different) >= RANKED else (-1, len(numbers))
+        places = {value: place for place, value in enumerate(sorted(set(each)))}
+        ranks = [places[value] for value in each]
+        reverse = [len(places) - 1 - rank for rank in ranks]
+        key = tuple(min(ranks, reverse)) if len(places) >= RANKED else (-1, len(numbers))
         numbers[name] = found.setdefault(key, len(found))
     return numbers
 

@@ -1,6 +1,7 @@
 """Verdicts of the gate: what counts as worse, what is no question of worse, and how it is told."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -8,16 +9,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from kfp.dsl import HTML, Metrics
+from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
 from configs.metrics import protocol_id
+from pipelines.baselines import earlier_versions, store
 from pipelines.gate.artifacts import fill_artifacts
+from pipelines.gate.evidence import compare
 from pipelines.gate.junit import junit
-from pipelines.gate.noise import by_errors, by_seeds, by_units, families, holm
+from pipelines.gate.noise import by_errors, by_seeds, by_units, by_worst_run, families, holm
 from pipelines.gate.page import build_page, lines
 from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading
-from pipelines.gate.verdicts import Judgement, Verdict, compare, judge
+from pipelines.gate.verdicts import Judgement, Verdict, judge
 from tests.gated import metric, reading, repeats
 
 OLD = (2.000, 2.004, 1.996)
@@ -41,6 +45,27 @@ def test_one_run_is_held_against_the_interval_of_the_next_run():
     assert found is not None
     assert found.error == pytest.approx(0.1 * math.sqrt(1 + 1 / 3))
     assert found.freedom == 2
+
+
+def test_the_worst_of_several_runs_is_held_against_the_interval_by_the_old_ones_alone():
+    old, new = [2.0, 2.1, 1.9, 2.2], [2.0, 5.0, 1.0]
+    error = float(np.std(old, ddof=1)) * math.sqrt(1 + 1 / 4)
+    for rising, place, value in ((True, 1, 5.0), (False, 2, 1.0)):
+        found = by_worst_run(new, old, rising=rising)
+        assert found is not None
+        assert (found[0], found[1].freedom) == (place, 3)
+        assert found[2] == pytest.approx(3 * student.sf(abs(value - np.mean(old)) / error, 3))
+    assert by_worst_run([5.0], old, rising=True) is None
+    assert by_worst_run(new, [2.0], rising=True) is None
+
+
+def test_errors_of_few_folds_are_uncertain_themselves():
+    found = by_errors(0.1, [0.02, 0.02], folds=5)
+    assert found is not None
+    assert found.p_above == pytest.approx(student.sf(0.1 / math.hypot(0.02, 0.02), 4))
+    known = by_errors(0.1, [0.02, 0.02])
+    assert known is not None
+    assert known.freedom == math.inf
 
 
 def test_repeats_of_older_versions_add_to_what_is_known_of_the_noise():
@@ -108,6 +133,65 @@ def test_a_change_counts_when_it_is_beyond_chance_and_large_enough():
     ).word == ("worse")
 
 
+@pytest.mark.parametrize("seeds", [3, 8])
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [([2.0, 2.01, 9.0], "run-22 alone is 350 % worse"), ([9.0, 2.01, 40.0], "run-22 alone is 1900 % worse")],
+)
+def test_seeds_that_blow_up_do_not_hide_behind_the_spread_that_they_make(new: list[float], told: str, seeds: int):
+    old = repeats([2.0 + 0.01 * (seed % 3 - 1) for seed in range(seeds)])
+    verdict = verdict_of(repeats(new, first=20), old)
+    assert verdict.word == "worse"
+    assert verdict.reason.startswith(told)
+    uncertain = [
+        reading(20 + seed, metric("test/bits_per_byte", each, stderr=100 * each)) for seed, each in enumerate(new)
+    ]
+    known = [
+        reading(run.seed, metric("test/bits_per_byte", run.metrics["test/bits_per_byte"].value, stderr=0.01))
+        for run in old
+    ]
+    assert verdict_of(uncertain, known).word == "worse", "an error that blew up too excuses nothing"
+
+
+def test_one_lucky_run_is_no_gain_and_one_that_blows_up_is_a_loss_whatever_the_others_gain():
+    assert verdict_of(repeats([2.0, 2.001, 0.2], first=5), repeats(OLD)).word == "same"
+    verdict = verdict_of(repeats([1.0, 1.001, 3.0], first=5), repeats(OLD))
+    assert (verdict.word, verdict.percent) == ("worse", pytest.approx(16.65, abs=0.01))
+    assert verdict.reason.startswith("run-7 alone is 50 % worse")
+    falling = verdict_of(repeats([2.0, 2.001, 0.2], first=5, better="higher"), repeats(OLD, better="higher"))
+    assert falling.reason.startswith("run-7 alone is 90 % worse")
+
+
+def test_the_least_change_that_counts_is_asked_of_a_run_alone_too():
+    old = repeats([2.0, 2.0001, 1.9999, 2.0])
+    small = verdict_of(repeats([2.0, 2.0, 2.008], first=5), old)
+    assert (small.word, small.percent) == ("same", pytest.approx(-0.133, abs=0.001))
+    assert verdict_of(repeats([2.0, 2.0, 2.012], first=5), old).word == "worse"
+    assert verdict_of(repeats([2.0095, 2.0096, 2.0104], first=5), old).reason.startswith("run-7 alone is 0.52 %")
+
+
+def test_two_tests_of_a_loss_share_its_level_and_one_new_run_is_tested_once():
+    several, one = [2.01, 2.012, 2.011], [2.01]
+    for new, tests in ((several, 2), (one, 1)):
+        found = by_seeds(new, OLD)
+        assert found is not None
+        assert verdict_of(repeats(new, first=5), repeats(OLD)).chance == pytest.approx(tests * found.p_above)
+    gain = by_seeds([1.99, 1.992, 1.991], OLD)
+    assert gain is not None
+    assert verdict_of(repeats([1.99, 1.992, 1.991], first=5), repeats(OLD)).chance == pytest.approx(gain.p_below)
+
+
+def test_only_versions_of_the_newest_ones_configuration_lend_their_noise(tmp_path: Path):
+    wild = [replace(run, config={"train": {"steps": 1}}) for run in repeats([4.0, 5.5, 7.0], first=20)]
+    for runs in (wild, repeats([2.0, 2.01, 1.99], first=30), repeats(OLD)):
+        newest = store("demo", runs, tmp_path)
+    earlier = earlier_versions(newest, tmp_path)
+    assert [[run.seed for run in group] for group in earlier] == [[30, 31, 32]]
+    new = repeats([2.2, 2.21, 2.19], first=5)
+    assert verdict_of(new, repeats(OLD), earlier=earlier).word == "worse"
+    assert verdict_of(new, repeats(OLD), earlier=[*earlier, wild]).word == "same", "such noise would hide it"
+
+
 def test_seeds_that_agree_by_luck_do_not_make_noise_a_regression():
     old, new = [0.95, 0.95, 0.95], [0.94, 0.94, 0.94]
     lucky = verdict_of(repeats(new, first=5, better="higher", stderr=0.2), repeats(old, better="higher", stderr=0.2))
@@ -137,6 +221,23 @@ def test_two_single_runs_are_judged_by_shared_units_and_said_to_lack_the_noise_o
     assert (paired.word, "200 paired units, no seed noise" in paired.reason) == ("worse", True)
     by_error = verdict_of(*([reading(0, *side[0].metrics.values())] for side in sides))
     assert (by_error.word, "standard errors, no seed noise" in by_error.reason) == ("same", True)
+
+
+def test_two_cross_validations_are_judged_with_the_freedom_of_their_folds():
+    folds = {"folds": 5, "repeats": 1, "value": "mean over folds"}
+
+    def run(seed: int, value: float, protocol: dict[str, Any]) -> Reading:
+        shape = {"stderr": 0.02, "better": "higher", "protocol": protocol_id(protocol)}
+        return replace(
+            reading(seed, metric("cv/accuracy", value, **shape)), protocols={protocol_id(protocol): protocol}
+        )
+
+    few = verdict_of([run(1, 0.8, folds)], [run(0, 0.9, folds)])
+    assert (few.word, few.chance) == ("same", pytest.approx(student.sf(0.1 / math.hypot(0.02, 0.02), 4)))
+    assert "over 5 folds, no seed noise" in few.reason
+    assert verdict_of([run(1, 0.8, folds | {"repeats": 4})], [run(0, 0.9, folds | {"repeats": 4})]).word == "worse"
+    samples = {"kind": "classes"}
+    assert verdict_of([run(1, 0.8, samples)], [run(0, 0.9, samples)]).word == "worse"
 
 
 def test_two_single_runs_without_units_or_errors_are_too_few():
