@@ -19,7 +19,6 @@ from configs.process import command_main, die_with_parent
 from configs.stages import read_record
 from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading, config_digest, kind_of, read_reading, read_units, require_repeats
-from pipelines.history import read_events
 from pipelines.overview import find_runs
 from pipelines.scores import show
 
@@ -133,9 +132,20 @@ def earlier_versions(baseline: Baseline, home: Path) -> list[tuple[Reading, ...]
 
 
 def read_verdicts(name: str, home: Path) -> list[dict[str, Any]]:
-    """The gates so far, oldest first."""
+    """The gates so far, oldest first. Raises DamageError naming a line that is none."""
     path = folder_of(name, home) / VERDICTS
-    return [gate for gate in read_events(path) if gate] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [_gate(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _gate(line: str, where: str) -> dict[str, Any]:
+    try:
+        gate = json.loads(line)
+    except ValueError as error:
+        raise DamageError(f"{where} is not as a gate wrote it: {error}; restore the file or remove the line") from None
+    if not isinstance(gate, dict) or "verdicts" not in gate:
+        raise DamageError(f"{where} is no gate: {line[:80]}; restore the file or remove the line")
+    return gate
 
 
 def add_verdict(name: str, home: Path, gate: Mapping[str, Any]) -> None:

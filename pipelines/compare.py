@@ -38,7 +38,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise UserError(f"name two runs or more; got {', '.join(arguments.run)}")
     readings = [read_reading(folder) for folder in find_runs(arguments.run, arguments.runs)]
     first, others = readings[0], readings[1:]
-    judgements = [judge([other], [first], baseline=first.run, alpha=ALPHA) for other in others]
+    judgements = [judge([other], [first], baseline=first.run, alpha=ALPHA, of_weights=True) for other in others]
     refused = list(refusals(judgements))
     for line in table(first, others, judgements):
         print(line)

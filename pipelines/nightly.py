@@ -13,7 +13,7 @@ from configs.errors import DamageError, UserError
 from configs.folder import RunFolder, digest, write_atomic, write_json
 from configs.process import command_main, die_with_parent
 from configs.suite import SuiteConfig, SuiteRun
-from configs.suite_file import arguments_of, read_suite
+from configs.suite_file import arguments_of, load_run, read_suite
 from pipelines.baselines import HOME as BASELINES
 from pipelines.baselines import holding, load_baseline, store
 from pipelines.custody.again import run_command
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _nightly(arguments: argparse.Namespace) -> int:
     suite = read_suite(arguments.suite)
-    home = home_of(suite, arguments.runs)
+    home = home_of(suite, arguments.suite, arguments.runs)
     seeds = suite.baseline_seeds if arguments.set_baseline else suite.seeds
     failed: dict[str, dict[int, int]] = {each.name: {} for each in suite.runs}
     # Seed by seed, not family by family: a family's speeds then vary as the machine does over the whole night.
@@ -111,10 +111,11 @@ def _nightly(arguments: argparse.Namespace) -> int:
     return max((family.code for family in families), key=(0, 2, 1).index)
 
 
-def home_of(suite: SuiteConfig, runs: Path) -> Path:
-    """Where the suite's runs by this code go: what other code left complete says nothing of this one."""
-    record = code_record()
-    return runs / suite.name / digest([record["files"], record["packages"], record["python"]])[:12]
+def home_of(suite: SuiteConfig, path: Path, runs: Path) -> Path:
+    """Where the suite's runs by this code, as they are configured, go: what others left says nothing of these."""
+    record, (seed, *_) = code_record(), suite.seeds
+    configured = [load_run(path, each, seed).model_dump(mode="json") for each in suite.runs]
+    return runs / suite.name / digest([record["files"], record["packages"], record["python"], configured])[:12]
 
 
 def folder_name(run: SuiteRun, seed: int) -> str:

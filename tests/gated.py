@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from configs.folder import RunFolder, digest, write_json
+from configs.folder import RunFolder, digest, file_digest, write_json
 from configs.load import dump, load
 from configs.metrics import Metric, protocol_id
 from pipelines.gate.readings import Reading, Units
@@ -60,6 +60,7 @@ def evaluated(
     units: Sequence[float] = (),
     device: str = "abacus",
     code: str = "e" * 64,
+    checkpoint: str = "c" * 64,
 ) -> RunFolder:
     """A run folder with an evaluation of that value, and what its training told."""
     folder = RunFolder(root / name)
@@ -69,18 +70,19 @@ def evaluated(
     line = {"name": "test/bits_per_byte", "value": value, "stderr": 0.01, "n": 1000, "unit": "bits/byte"}
     line |= {"better": "lower", "protocol": protocol_id(protocol)}
     lines = [line, line | {"name": "baseline/unigram/bits_per_byte", "value": 4.0}]
-    record = {
-        "checkpoint": "c" * 64,
-        "data": "d" * 64,
-        "code": code,
-        "metrics": lines,
-        "protocols": {line["protocol"]: dict(protocol)},
-    }
-    write_json(folder.metrics, record | {"digest": digest(record)})
     write_json(folder.cost, {"device": device})
     if events:
         folder.events.write_text("".join(json.dumps({"time": 1e9 + n} | dict(e)) + "\n" for n, e in enumerate(events)))
     if units:
         parts = {part: getattr(by_unit(units), part) for part in ("ids", "sums", "sizes")}
         save_file({f"test/bits_per_byte/{part}": array for part, array in parts.items()}, folder.units)
+    record = {
+        "checkpoint": checkpoint,
+        "data": "d" * 64,
+        "code": code,
+        "metrics": lines,
+        "protocols": {line["protocol"]: dict(protocol)},
+        "files": {path.name: file_digest(path) for path in (folder.cost, folder.units) if path.is_file()},
+    }
+    write_json(folder.metrics, record | {"digest": digest(record)})
     return folder

@@ -48,4 +48,4 @@ def notes(readings: Sequence[Reading], baseline: Baseline, held: frozenset[str])
     if len(readings) == len(baseline.readings) == 1:
         yield "one run on each side: what another seed would change is not known; 3 seeds each tell it"
     if held:
-        yield f"in quarantine, shown and not counted, for two verdicts on one training: {', '.join(sorted(held))}"
+        yield f"in quarantine, shown and not counted, for verdicts that change to and fro: {', '.join(sorted(held))}"

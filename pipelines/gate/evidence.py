@@ -29,9 +29,18 @@ class Loss:
 
 
 def compare(
-    name: str, ours: Sequence[Reading], theirs: Sequence[Reading], earlier: Sequence[Sequence[Reading]]
+    name: str,
+    ours: Sequence[Reading],
+    theirs: Sequence[Reading],
+    earlier: Sequence[Sequence[Reading]],
+    *,
+    of_weights: bool = False,
 ) -> Difference | None:
-    """The difference of a metric by the best test that the runs allow; None when there are too few of them."""
+    """The difference of a metric by the best test that the runs allow; None when there are too few of them.
+
+    A test over samples tells two models apart, and not what a training reaches: two trainings of unlike seeds are held
+    against each other so only when asked `of_weights`, these and no others.
+    """
     new, old = ({run.seed: value_of(name, run) for run in side} for side in (ours, theirs))
     if all(old.get(seed) == value for seed, value in new.items()):
         basis = "equal to the last bit" + (f" for each of {len(new)} seeds" if len(new) > 1 else "")
@@ -40,11 +49,18 @@ def compare(
     found = by_seeds(list(new.values()), list(old.values()), earlier=groups, floor=_floor(name, (*ours, *theirs)))
     if found is not None or kind_of(name) != "quality":
         return found
+    if not (of_weights or ours[0].seed == theirs[0].seed or _scored_alike(ours[0], theirs[0])):
+        return None
     paired, errors = _paired(name, ours[0], theirs[0]), _errors(name, (ours[0], theirs[0]))
     if paired or len(errors) < 2:
         return paired
     change = value_of(name, ours[0]) - value_of(name, theirs[0])
     return by_errors(change, errors, folds=_folds(name, theirs[0]))
+
+
+def _scored_alike(ours: Reading, theirs: Reading) -> bool:
+    """Whether one checkpoint was evaluated twice."""
+    return ours.digests["checkpoint"] == theirs.digests["checkpoint"]
 
 
 def gain_chance(metric: Metric, difference: Difference) -> float:

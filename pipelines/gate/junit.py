@@ -13,6 +13,8 @@ def junit(judgement: Judgement) -> str:
 def suite_of(judgement: Judgement) -> ElementTree.Element:
     """Worse is a failure, what must be compared and cannot be an error, what is not counted skipped."""
     cases = [(each, _outcome(each)) for each in judgement.verdicts]
+    if judgement.word == "not comparable" and not any(outcome == "error" for _, outcome in cases):
+        cases.append((Verdict("any metric", judgement.word, "nothing of the runs could be compared"), "error"))
     counts = {tag: str(sum(outcome == tag for _, outcome in cases)) for tag in ("failure", "error", "skipped")}
     suite = ElementTree.Element(
         "testsuite",

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+FEW = 10
+"""Units that differ, below which no pattern of signs is unlikely enough, so that Student's test is taken"""
 ENUMERATED = 14
 """Units of which every pattern of signs is tried; of more, the distribution's normal limit is taken"""
 RANKED = 5
@@ -93,12 +95,16 @@ def by_units(
 
     ours, theirs [N]: sums over the same units. `change` is the metric's own, and `slope` its change for each unit of
     sum(ours - theirs). Every pattern of signs is tried up to ENUMERATED units; beyond, the pattern's sum is taken as
-    normal with its exact variance. None for fewer than two units that differ.
+    normal with its exact variance. Fewer than FEW are judged by Student's paired test instead, unless all differ
+    by as much. None for fewer than two units that differ.
     """
-    apart = ours - theirs
-    apart = apart[apart != 0]
+    every = ours - theirs
+    apart = every[every != 0]
     if len(apart) < 2:
         return None if change else Difference(0.0, 0.0, math.inf, 1.0, 1.0, f"{len(ours)} paired units")
+    basis = f"{len(ours)} paired units, no seed noise"
+    if len(apart) < FEW and (deviation := float(every.std(ddof=1))):
+        return _judged(change, abs(slope) * math.sqrt(len(every)) * deviation, float(len(every) - 1), basis)
     total, spread = float(apart.sum()), float(np.sqrt(np.square(apart).sum()))
     if len(apart) <= ENUMERATED:
         signs = np.array(list(product((-1.0, 1.0), repeat=len(apart))))  # [2^N, N]
@@ -108,7 +114,7 @@ def by_units(
         above, below = float(ndtr(-total / spread)), float(ndtr(total / spread))
     if slope < 0:
         above, below = below, above
-    return Difference(change, abs(slope) * spread, math.inf, above, below, f"{len(ours)} paired units, no seed noise")
+    return Difference(change, abs(slope) * spread, math.inf, above, below, basis)
 
 
 def by_errors(change: float, errors: Sequence[float], *, folds: int | None = None) -> Difference | None:
@@ -153,8 +159,13 @@ def families(values: Mapping[str, Sequence[float]]) -> dict[str, int]:
 def holm(chances: Mapping[str, float], family: Mapping[str, int]) -> dict[str, float]:
     """Chances corrected for their number (Holm, 1979): at most alpha that any below alpha is there by chance alone.
 
-    Names of one family are one hypothesis.
+    Names of one family are one hypothesis, whose chance is that of its first name: the least of theirs would be below
+    alpha more often than that.
     """
+    first: dict[int, str] = {}
+    for name in chances:
+        first.setdefault(family[name], name)
+    chances = {name: chances[first[family[name]]] for name in chances}
     count, seen = len({family[name] for name in chances}), set[int]()
     corrected, highest = {}, 0.0
     for name in sorted(chances, key=lambda name: chances[name]):

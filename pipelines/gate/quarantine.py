@@ -1,6 +1,7 @@
-"""Metrics of which one training is told two things: shown and not counted until they keep still."""
+"""Metrics of which now this is told and now that: shown and not counted until they keep still."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pipelines.gate.readings import Kind, Reading, config_digest
@@ -8,6 +9,8 @@ from pipelines.gate.verdicts import Judgement
 
 WINDOW = 10
 """Gates that are looked back on"""
+TURNS = 3
+"""Changes of verdict in them, whatever the code, that are no longer a regression and its mending"""
 CALM = 5
 """Gates with one verdict that let a metric out"""
 
@@ -51,16 +54,24 @@ def _held(history: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def flips(gates: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Whether the last gate says something else of a metric than one before it that asked the same.
+    """Whether the last gate contradicts one before it, or the metric has changed its verdict TURNS times.
 
-    Code, configuration and data were one, seeds and luck were not. Between two codes a change of verdict is what a gate
-    is for, however often it goes back and forth.
+    A gate contradicts another that asked the same: code, configuration and data were one, seeds and luck were not. A
+    change between two codes is what a gate is for, and a second one that takes it back too; a third is noise.
     """
     *before, last = gates
-    return any(_asked(each) == _asked(last) and each["verdicts"][name] != last["verdicts"][name] for each in before)
+    if any(_asked(each) == _asked(last) and each["verdicts"][name] != last["verdicts"][name] for each in before):
+        return True
+    words = [each["verdicts"][name] for each in gates if _held_against(each) == _held_against(last)]
+    return sum(one != other for one, other in pairwise(words)) >= TURNS
+
+
+def _held_against(gate: Mapping[str, Any]) -> tuple[object, ...]:
+    """What new runs were compared with, and how strictly."""
+    return tuple(gate.get(part) for part in ("version", "alpha", "minimum"))
 
 
 def _asked(gate: Mapping[str, Any]) -> tuple[object, ...]:
     """What decides a verdict beside luck; a gate of unknown code, or of several, is like no other."""
-    parts = [gate.get(part) for part in ("config", "data", "version", "alpha", "minimum")]
-    return gate.get("code") or object(), *parts, len(gate["runs"])
+    parts = [gate.get(part) for part in ("config", "data")]
+    return gate.get("code") or object(), *parts, *_held_against(gate), len(gate["runs"])

@@ -15,8 +15,8 @@ from configs.errors import ConfigError, DamageError, UserError
 from configs.folder import RunFolder, digest
 from configs.load import differences, read
 from configs.metrics import Evaluation, Metric, protocol_id, read_evaluation
-from configs.schema import identity
-from configs.stages import read_record
+from configs.schema import RunConfig, identity
+from configs.stages import check_files, read_record
 from pipelines.history import History, read_events
 
 Kind = Literal["quality", "speed", "memory", "resume"]
@@ -31,6 +31,8 @@ MACHINE: Mapping[str, Kind] = {
     "train/resume_s": "resume",
 }
 """What a training tells of itself beside quality"""
+BESIDE_SPEED = ("processes", "device", "parallel_folds", "prepare_workers", "timeout_s", "grace_s", "restarts")
+"""Of `world`: what the events tell as it was, or what no step takes longer for"""
 WARM_UP = 0.1
 """The share of steps at the beginning whose speed is that of compilers and cold caches"""
 
@@ -74,8 +76,9 @@ def read_reading(folder: RunFolder) -> Reading:
     if not folder.metrics.is_file():
         raise UserError(f"{folder.path} is not evaluated; run `trainworks evaluate` on it first")
     evaluation, run = read_evaluation(folder), read(folder.config)
+    _require_files(folder)
     found = {name: metric for name, metric in evaluation.metrics.items() if not name.startswith(BASELINE)}
-    machine, ways = read_machine(folder)
+    machine, ways = read_machine(folder, run)
     return Reading(
         run=folder.path.resolve().name,
         seed=run.seed,
@@ -85,6 +88,14 @@ def read_reading(folder: RunFolder) -> Reading:
         digests=_digests(folder, evaluation),
         units={name: each for name, each in read_units(folder.units).items() if name in found},
     )
+
+
+def _require_files(folder: RunFolder) -> None:
+    """Raises DamageError where a file beside metrics.json is not the one that was written with it."""
+    try:
+        check_files(folder.evaluation, read_record(folder.metrics).get("files", {}), folder.metrics.name)
+    except DamageError as error:
+        raise DamageError(f"{error}; evaluate again") from None
 
 
 def _digests(folder: RunFolder, evaluation: Evaluation) -> dict[str, str]:
@@ -111,8 +122,8 @@ def read_units(path: Path) -> dict[str, Units]:
         raise DamageError(f"{path} is not as the evaluation wrote it ({error}); evaluate again") from None
 
 
-def read_machine(folder: RunFolder) -> tuple[dict[str, Metric], dict[str, Mapping[str, Any]]]:
-    """Speed, memory and resume time by the training's events, as metrics whose protocol is the machine."""
+def read_machine(folder: RunFolder, run: RunConfig) -> tuple[dict[str, Metric], dict[str, Mapping[str, Any]]]:
+    """Speed, memory and resume time by the training's events; their protocol is the machine and how it was used."""
     if not folder.events.is_file():
         return {}, {}
     history, resumes = History(), list[float]()
@@ -121,13 +132,19 @@ def read_machine(folder: RunFolder) -> tuple[dict[str, Metric], dict[str, Mappin
         if event.get("event") == "start" and event.get("step") and "since_launch_s" in event:
             resumes.append(event["since_launch_s"])
     device = read_record(folder.cost).get("device") if folder.cost.is_file() else None
-    machine = {"device": device or history.device, "ranks": history.world}
+    machine = {"device": device or history.device, "ranks": history.world} | _setup(run)
     metrics, protocols = {}, {}
     for name, value, n, unit, better, quantity in _of_machine(history, resumes):
         protocol = {"quantity": quantity} | machine
         protocols[protocol_id(protocol)] = protocol
         metrics[name] = Metric(name, value, None, n, unit, better, protocol_id(protocol))
     return metrics, protocols
+
+
+def _setup(run: RunConfig) -> dict[str, Any]:
+    """What of the configuration changes speed and memory and leaves the weights as they are."""
+    world: Any = run.world.model_dump(mode="json", exclude=set(BESIDE_SPEED))
+    return {"world": world, "deepspeed": dict(run.deepspeed)}
 
 
 def _of_machine(
@@ -149,13 +166,19 @@ def _of_machine(
 
 
 def require_repeats(readings: Sequence[Reading]) -> None:
-    """Raises ConfigError unless runs differ in seed and name alone, and in their seeds."""
+    """Raises ConfigError unless runs of one code differ in seed and name alone, and in their seeds."""
     first = readings[0]
     for other in readings[1:]:
         if found := list(differences(first.config, other.config)):
             raise ConfigError(
                 f"{first.run} and {other.run} must differ in seed and name alone; these keys differ "
                 f"({first.run}, {other.run}):\n" + "\n".join(f"  - {line}" for line in found)
+            )
+        codes = [each.digests.get("code") for each in (first, other)]
+        if None not in codes and codes[0] != codes[1]:
+            raise ConfigError(
+                f"{first.run} and {other.run} are of different code ({codes[0]}, {codes[1]}), which is not the noise "
+                "of seeds; run all of them with the same code"
             )
     by_seed: dict[int, str] = {}
     for each in readings:

@@ -1,7 +1,7 @@
 """Better, same, worse or not comparable: a verdict for each metric of new runs against old ones, and one over all."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -79,13 +79,14 @@ def judge(
     alpha: float = ALPHA,
     minimum: Mapping[Kind, float] = MINIMUM,
     earlier: Sequence[Sequence[Reading]] = (),
-    quarantined: Iterable[str] = (),
+    of_weights: bool = False,
 ) -> Judgement:
     """Verdicts on new runs against old ones.
 
     `earlier`: repeats of older versions of the baseline in the same configuration, of which only the spread over seeds
     is used. `alpha` bounds the chance that any metric is called worse where nothing has changed, and likewise better;
-    `minimum` is in per cent.
+    `minimum` is in per cent. `of_weights`: whether two single runs are compared as the models that they are, whatever
+    another seed would have made of them.
     """
     names = dict.fromkeys(name for reading in (*theirs, *ours) for name in reading.metrics)
     compared: dict[str, Difference] = {}
@@ -93,7 +94,7 @@ def judge(
     told: dict[str, Verdict] = {}
     for name in names:
         refusal = refuse(name, ours, theirs)
-        difference = None if refusal else compare(name, ours, theirs, earlier)
+        difference = None if refusal else compare(name, ours, theirs, earlier, of_weights=of_weights)
         if difference is not None:
             compared[name] = difference
             losses[name] = loss_of(name, ours, theirs, earlier, difference, minimum=minimum[kind_of(name)])
@@ -107,9 +108,7 @@ def judge(
         loss = replace(losses[name], chance=worse[name])
         limits = {"alpha": alpha, "minimum": minimum[kind_of(name)]}
         told[name] = weigh(name, ours, theirs, difference, loss, gain_chance=better[name], **limits)
-    held = set(quarantined)
-    verdicts = tuple(replace(told[name], quarantined=name in held) for name in names)
-    return Judgement(baseline, tuple(each.run for each in ours), verdicts)
+    return Judgement(baseline, tuple(each.run for each in ours), tuple(told[name] for name in names))
 
 
 def refuse(name: str, ours: Sequence[Reading], theirs: Sequence[Reading]) -> Verdict | None:
@@ -136,7 +135,7 @@ def refuse(name: str, ours: Sequence[Reading], theirs: Sequence[Reading]) -> Ver
 
 
 def too_few(name: str) -> Verdict:
-    reason = "too few samples: one run on each side, and neither shared units nor standard errors; run more seeds"
+    reason = "too few: one run on each side, of unlike seeds or without units and standard errors; run more seeds"
     return Verdict(name, "not comparable", reason, kind_of(name))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs.errors import ConfigError, DamageError, UserError
+from configs.metrics import unlike
 from pipelines import baselines, compare
 from pipelines.baselines import earlier_versions, holding, load_baseline, read_verdicts, store
 from pipelines.gate.__main__ import main
@@ -158,7 +159,7 @@ def test_a_metric_in_quarantine_is_shown_and_does_not_fail_the_gate(tmp_path: Pa
     baselines.main(["set", "demo", *runs, *places(tmp_path)])
     worse = [three(tmp_path, f"worse{n}", 2.04 + n / 1e4, 2.041, 2.039, code=code * 64) for n, code in enumerate("fge")]
     gate = ["--baseline", "demo", *places(tmp_path)]
-    assert [main([*names, *gate]) for names in (worse[0], runs, worse[1], runs)] == [1, 0, 1, 0], "other code each time"
+    assert [main([*names, *gate]) for names in (worse[0], runs, worse[1])] == [1, 0, 1], "other code each time"
     assert main([*worse[2], *gate]) == 2  # the code of `runs`, and nothing is left to count
     assert "in quarantine" in capsys.readouterr().out
     baselines.main(["show", "demo", "--baselines", str(tmp_path / "baselines")])
@@ -192,3 +193,61 @@ def test_runs_are_compared_by_units_in_a_table_and_unlike_protocols_are_refused(
     assert "stride_tokens: 64 and 32" in captured.err
     assert "test/bits_per_byte" not in captured.out
     assert compare.main(["one", "--runs", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("name", ["units.safetensors", "cost.json"])
+def test_a_file_beside_the_metrics_that_is_not_what_was_written_is_damage(name: str, tmp_path: Path):
+    folder = evaluated(tmp_path, "run", units=[1.0, 2.0])
+    path = folder.evaluation / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DamageError, match=rf"{name}.*metrics\.json says.*evaluate again"):
+        read_reading(folder)
+    path.unlink()
+    with pytest.raises(DamageError, match=f"{name}.*missing"):
+        read_reading(folder)
+
+
+def test_speed_on_another_number_of_threads_is_not_compared_and_a_restart_changes_nothing(tmp_path: Path):
+    protocols = []
+    for name, override in (("a", "world.threads=1"), ("b", "world.threads=8"), ("c", "world.restarts=9")):
+        run = read_reading(evaluated(tmp_path, name, override, events=EVENTS))
+        protocols.append(run.protocols[run.metrics["train/tokens_per_s"].protocol])
+    assert unlike(protocols[0], protocols[1]) == ["world.threads: 1 and 8"]
+    assert unlike(protocols[0], protocols[2]) == []
+
+
+def test_repeats_of_different_code_are_no_repeats(tmp_path: Path):
+    for seed in (0, 1):
+        evaluated(tmp_path, f"run-{seed}", f"seed={seed}", code=f"{seed}" * 64)
+    assert baselines.main(["set", "demo", "run-0", "run-1", *places(tmp_path)]) == 2
+
+
+def test_a_line_of_the_history_that_is_none_is_named_and_no_gate_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    three(tmp_path, "run", 2.0, 2.01, 1.99)
+    assert baselines.main(["set", "demo", "run-0", "run-1", "run-2", *places(tmp_path)]) == 0
+    assert main(["run-0", "--baseline", "demo", *places(tmp_path)]) == 0
+    path = tmp_path / "baselines/demo/verdicts.jsonl"
+    broken = path.read_text().replace("{", "", 1)
+    path.write_text(broken)
+    assert main(["run-1", "--baseline", "demo", *places(tmp_path)]) == 1
+    assert "verdicts.jsonl, line 1 is not as a gate wrote it" in capsys.readouterr().err
+    assert path.read_text() == broken
+
+
+def test_one_run_of_another_seed_against_one_is_not_called_worse_by_a_gate_and_compared_as_weights_by_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rng = np.random.default_rng(0)
+    units = rng.normal(2.0, 0.5, 200)
+    evaluated(tmp_path, "old", "seed=0", value=float(units.mean()), units=units.tolist())
+    worse = units + 0.05
+    evaluated(tmp_path, "new", "seed=1", value=float(worse.mean()), units=worse.tolist(), checkpoint="f" * 64)
+    assert baselines.main(["set", "demo", "old", *places(tmp_path)]) == 0
+    assert main(["new", "--baseline", "demo", *places(tmp_path)]) == 2
+    assert "of unlike seeds" in capsys.readouterr().out
+    assert compare.main(["old", "new", "--runs", str(tmp_path)]) == 0
+    assert "% worse" in capsys.readouterr().out

@@ -87,9 +87,10 @@ def test_a_training_that_is_stored_in_several_versions_tells_of_the_noise_once()
 
 
 def test_paired_units_are_judged_by_every_pattern_of_signs_or_by_its_normal_limit():
-    few = by_units(np.array([1.0, 2.0, 3.0, 4.0]), np.zeros(4), change=2.5, slope=0.25)
+    twelve = np.arange(1.0, 13.0)
+    few = by_units(twelve, np.zeros(12), change=6.5, slope=1 / 12)
     assert few is not None
-    assert (few.p_above, few.p_below) == (1 / 16, 1.0)
+    assert (few.p_above, few.p_below) == (2**-12, 1.0)
     rng = np.random.default_rng(0)
     apart = rng.normal(0.1, 1.0, 400)
     many = by_units(apart, np.zeros(400), change=float(apart.mean()), slope=1 / 400)
@@ -100,11 +101,23 @@ def test_paired_units_are_judged_by_every_pattern_of_signs_or_by_its_normal_limi
     assert falling.p_below == many.p_above
 
 
+def test_of_units_so_few_that_no_pattern_of_signs_is_unlikely_a_large_loss_is_told_all_the_same():
+    old, new = np.array([400.0, 380.0, 410.0, 395.0, 0.0]), np.array([1600.0, 1540.0, 1650.0, 1560.0, 0.0])
+    found = by_units(new, old, change=float((new - old).mean()), slope=1 / 5)
+    assert found is not None
+    assert found.p_above == pytest.approx(ttest_rel(new, old, alternative="greater").pvalue)
+    alike = by_units(np.ones(3), np.zeros(3), change=1.0, slope=1 / 3)
+    assert alike is not None
+    assert alike.p_above == 1 / 8, "three coins, not certainty"
+
+
 def test_many_chances_are_corrected_step_by_step_and_one_quantity_counts_once():
     chances = {"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.5}
     apart = {name: number for number, name in enumerate(chances)}
     assert holm(chances, apart) == pytest.approx({"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.5})
-    assert holm(chances, apart | {"b": 0}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.5})
+    assert holm(chances, apart | {"b": 0}) == pytest.approx({"a": 0.03, "b": 0.03, "c": 0.06, "d": 0.5})
+    turned = {"b": 0.02, "a": 0.01, "c": 0.03, "d": 0.5}
+    assert holm(turned, apart | {"b": 0})["a"] == pytest.approx(0.06), "the first name speaks, not the luckiest"
 
 
 def test_quantities_that_put_all_runs_in_one_order_are_one():
@@ -244,7 +257,7 @@ def test_two_single_runs_without_units_or_errors_are_too_few():
     assert by_errors(0.1, []) is None
     verdict = verdict_of(repeats([2.1]), repeats([2.0]))
     assert verdict.word == "not comparable"
-    assert verdict.reason.startswith("too few samples")
+    assert verdict.reason.startswith("too few: one run on each side")
 
 
 def test_unlike_protocols_are_not_compared_and_the_part_that_differs_is_named():
@@ -312,8 +325,18 @@ def test_a_metric_that_keeps_still_is_not_or_no_longer(words: str):
     assert quarantined(gates(words)) == frozenset()
 
 
-def test_a_change_of_verdict_between_two_codes_is_what_a_gate_is_for():
-    assert quarantined(gates("swswswsw", codes="abcdefgh")) == frozenset()
+def test_a_change_of_verdict_between_two_codes_is_what_a_gate_is_for_and_its_mending_too():
+    assert quarantined(gates("swwwsb", codes="abcdef")[:5]) == frozenset()
+    assert quarantined(gates("sswwsss", codes="abcdefg")) == frozenset()
+
+
+def test_a_metric_that_goes_to_and_fro_night_after_night_is_in_quarantine_whatever_the_code():
+    assert quarantined(gates("swsw", codes="abcd")) == {"m"}
+    assert quarantined(gates("sw" * 15, codes="abcdefghijklmnopqrstuvwxyz1234")) == {"m"}
+    rare = "s" * 9 + "w" + "s" * 9 + "w" + "s" * 9
+    assert quarantined(gates(rare, codes="abcdefghijklmnopqrstuvwxyz123")) == frozenset(), "too seldom"
+    other = [gate | {"version": 2} for gate in gates("sw", codes="cd")]
+    assert quarantined([*gates("sw", codes="ab"), *other]) == frozenset(), "held against another version"
 
 
 @pytest.mark.parametrize(
@@ -335,7 +358,7 @@ def test_gates_that_asked_something_else_contradict_nothing(changes: dict[str, o
 
 
 def test_gates_of_unknown_code_contradict_nothing():
-    assert quarantined([gate | {"code": None} for gate in gates("swsw")]) == frozenset()
+    assert quarantined([gate | {"code": None} for gate in gates("sws")]) == frozenset()
 
 
 def judgement() -> Judgement:
@@ -359,6 +382,12 @@ def test_junit_has_a_case_for_each_metric_and_tells_failures_errors_and_skips_ap
     }
     (failure,) = suite.iter("failure")
     assert failure.get("message") == "worse: 2 % worse & <sure>"
+
+
+def test_junit_has_an_error_where_nothing_could_be_compared():
+    gone = Verdict("train/resume_s", "not comparable", "none", "resume")
+    suite = ElementTree.fromstring(junit(Judgement("demo 0001", ("a",), (gone,))))
+    assert (suite.get("tests"), suite.get("errors"), suite.get("skipped")) == ("2", "1", "1")
 
 
 def test_the_page_and_the_lines_say_each_verdict_with_its_reason():

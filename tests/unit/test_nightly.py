@@ -69,7 +69,19 @@ def test_runs_of_other_code_are_not_taken_for_this_ones(tmp_path: Path, monkeypa
     homes = set()
     for files in ({"a.py": "1"}, {"a.py": "0"}, {"a.py": "1"}):
         monkeypatch.setattr(pipelines.nightly, "code_record", lambda files=files: CODE | {"files": files})
-        homes.add(home_of(suite, tmp_path))
+        homes.add(home_of(suite, tmp_path / "suite.yaml", tmp_path))
+    assert len(homes) == 2
+
+
+def test_runs_of_another_configuration_have_another_place_and_do_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipelines.nightly, "code_record", lambda: CODE)
+    path = write_suite(tmp_path / "suite.yaml")
+    homes = {home_of(read_suite(path), path, tmp_path)}
+    other = {"name": "two", "config": str(CONFIGS / "demo-lm.yaml"), "overrides": ["train.steps=401"]}
+    write_suite(path, runs=[{"name": "one", "config": str(CONFIGS / "demo-lm.yaml")}, other])
+    homes.add(home_of(read_suite(path), path, tmp_path))
     assert len(homes) == 2
 
 
@@ -90,7 +102,7 @@ class Night:
     def run(self, *words: object) -> int:
         name = str(words[-1])
         self.begun.append(name)
-        home_of(read_suite(self.path), self.home / "runs").mkdir(parents=True, exist_ok=True)
+        home_of(read_suite(self.path), self.path, self.home / "runs").mkdir(parents=True, exist_ok=True)
         return self.codes.get(name, 0)
 
     def gate(self, readings: Sequence[Reading], baseline: str, home: Path, **options: object) -> Judgement:
@@ -103,7 +115,7 @@ class Night:
 
     @property
     def left(self) -> Path:
-        return home_of(read_suite(self.path), self.home / "runs")
+        return home_of(read_suite(self.path), self.path, self.home / "runs")
 
     @property
     def record(self) -> dict[str, dict[str, object]]:
