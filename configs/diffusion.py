@@ -162,6 +162,8 @@ class DiffusionEvaluation(Config):
     """Images per forward; of those drawn and compared at most 32, so that any ranks have the same ones together"""
     images: Annotated[int, Field(ge=0)] = 200
     """Images drawn, classes in turn"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of their noise, and not the run's seed: runs of unlike seeds draw from one noise, and compare"""
     shown: Annotated[int, Field(ge=0)] = 100
     """Drawn images that the report shows"""
     judge: Name | None = None

@@ -34,8 +34,8 @@ def collect_folds(run: RunConfig, folder: RunFolder) -> str:
     names = fold_names(run)
     if missing := [name for name in names if not complete("evaluate", fold_run(run, name), folder.fold(name))]:
         raise DamageError(
-            f"{folder.folds}: {len(missing)} of {len(names)} folds have no evaluation: {', '.join(missing)}; give the "
-            "same command again, which trains and evaluates them alone"
+            f"{folder.folds}: {len(missing)} of {len(names)} folds have no whole evaluation: {', '.join(missing)}; "
+            "give the same command again, which trains and evaluates them alone"
         )
     with locked(folder.evaluation):
         evaluations = {name: read_evaluation(folder.fold(name)) for name in names}
@@ -123,10 +123,11 @@ def pooled_metrics(
     for name, scores in units.items():
         of_fold = {fold: each.metrics[name] for fold, each in evaluations.items()}
         shared = agreed({fold: evaluations[fold].protocols[metric.protocol] for fold, metric in of_fold.items()})
-        protocol = {**shared, **division, "value": "over the samples of all folds together", "interval": "none"}
+        pooled = {"value": "over the samples of all folds together", "stderr": "none", "interval": "none"}
+        protocol = {**shared, **division, **pooled, "scored": f"every sample {division['repeats']} x, held out"}
         protocols[protocol_id(protocol)] = protocol
         value, first = float(scores["sums"].sum() / scores["sizes"].sum()), next(iter(of_fold.values()))
-        size = sum(metric.n for metric in of_fold.values())
+        size = sum(metric.n for metric in of_fold.values()) // division["repeats"]
         metrics.append(Metric(_pooled(name), value, None, size, first.unit, first.better, protocol_id(protocol)))
     return metrics, protocols
 

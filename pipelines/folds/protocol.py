@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from configs.dataset import TrainedTokenizer
 from configs.errors import DamageError
 from configs.folder import RunFolder, digest
 from configs.folds import repeat_folder, repeats_of
@@ -40,6 +41,7 @@ def describe_folds(run: RunConfig, folder: RunFolder) -> dict[str, Any]:
     splits = run.data.splits
     assert splits.folds, "only a run with folds is collected"
     ratio = f"1/{splits.folds.count - 1}"
+    trained = isinstance(getattr(run.data, "tokenizer", None), TrainedTokenizer)
     return {
         "split": "held-out folds",
         "data": assignment_digest(run, folder),
@@ -47,7 +49,9 @@ def describe_folds(run: RunConfig, folder: RunFolder) -> dict[str, Any]:
         "repeats": splits.folds.repeats,
         "stratified": splits.stratify,
         "groups": ", ".join(_groups(run)),
+        **({"tokenizer_trained_on": "the texts of all folds, held-out ones among them"} if trained else {}),
         "value": "mean over folds",
+        "stderr": "corrected resampled, over folds (Nadeau and Bengio, 2003)",
         "interval": f"95 %, corrected resampled t, held-out to training samples {ratio} (Nadeau and Bengio, 2003)",
     }
 

@@ -22,6 +22,7 @@ from trainer.evaluation.intervals import (
     percentile_interval,
     resampled_calibration,
     resampled_counts,
+    resampled_stderr,
 )
 from trainer.evaluation.predictions import describe, places
 from trainer.evaluation.ranking import (
@@ -205,3 +206,5 @@ def test_resampled_calibration_errors_are_those_of_resampled_predictions() -> No
     by_sample = [slow(rng.integers(0, 400, 400)) for _ in range(400)]
     assert errors.mean() == pytest.approx(np.mean(by_sample), rel=0.03)
     assert errors.std() == pytest.approx(np.std(by_sample), rel=0.12)
+    assert resampled_stderr(errors) == pytest.approx(errors.std(ddof=1))
+    assert resampled_stderr(np.full(1000, 0.1)) is None, "resamples that agree know of no error"

@@ -162,5 +162,20 @@ def test_a_feature_run_that_is_trained_again_is_another_protocol_and_has_the_ima
     assert evaluation_key(run, folder) != key
 
 
+def test_runs_that_differ_in_seed_alone_draw_from_one_noise_under_one_protocol(runs: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        shutil.copytree(runs / "judge", tmp_path / str(seed) / "judge")
+        run = small(data__source=source_of(runs), seed=seed, task__evaluation__judge="judge")
+        prepared(run, RunFolder(tmp_path / str(seed) / "drawing"), data=runs / "drawing" / "data")
+        found.append(compared(tmp_path / str(seed)).metrics)
+    protocols = [{metric.name: metric.protocol for metric in metrics} for metrics in found]
+    assert protocols[0] == protocols[1]
+    assert {"samples/class_accuracy", "samples/frechet_judge"} <= protocols[0].keys()
+    drawn = [[metric.value for metric in metrics if metric.name.startswith("samples/")] for metrics in found]
+    assert drawn[0] == drawn[1], "networks that are not trained yet leave the noise as it is"
+    assert compared(tmp_path / "0", seed=7).metrics[0].protocol != found[0][0].protocol
+
+
 def source_of(runs: Path) -> Any:
     return read_run(runs / "drawing").data.source.model_dump(mode="json")

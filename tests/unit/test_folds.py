@@ -92,7 +92,7 @@ def test_a_cross_validation_has_no_one_model_to_train(tmp_path: Path):
 def test_folds_that_are_not_there_are_named_and_nothing_is_averaged(tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     folder.open(crossed())
-    with pytest.raises(DamageError, match="3 of 3 folds have no evaluation: 0-0, 0-1, 0-2; give the same command"):
+    with pytest.raises(DamageError, match="3 of 3 folds have no whole evaluation: 0-0, 0-1, 0-2; give"):
         collect_folds(crossed(), folder)
     assert not folder.metrics.exists()
 
@@ -261,18 +261,19 @@ def test_a_fold_that_is_evaluated_again_is_collected_again(folder: RunFolder):
     folder.fold("0-2").metrics.unlink()
     assert complete("evaluate", run, folder) is None
     before = folder.metrics.read_bytes()
-    with pytest.raises(DamageError, match=r"1 of 3 folds have no evaluation: 0-2; give the same command"):
+    with pytest.raises(DamageError, match=r"1 of 3 folds have no whole evaluation: 0-2; give the same command"):
         collect_folds(run, folder)
     assert folder.metrics.read_bytes() == before, "no mean without it"
 
 
 @pytest.mark.parametrize("part", ["units", "cost", "samples"])
-def test_a_folds_file_that_is_not_what_was_written_is_named(folder: RunFolder, part: str):
+def test_a_fold_with_a_file_that_is_not_what_was_written_is_evaluated_again(folder: RunFolder, part: str):
     run = crossed()
     scored(run, folder, VALUES)
     path: Path = getattr(folder.fold("0-0"), part)
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(DamageError, match=f"folds/0-0/evaluation/{path.name} is not what was written beside"):
+    assert complete("evaluate", fold_run(run, "0-0"), folder.fold("0-0")) is None
+    with pytest.raises(DamageError, match="1 of 3 folds have no whole evaluation: 0-0; give the same command again"):
         collect_folds(run, folder)
     assert not folder.metrics.exists()
 
@@ -286,6 +287,12 @@ def test_samples_of_several_divisions_are_no_units_for_a_paired_test(folder: Run
     assert found.metrics["cv/accuracy"].n == 6
     protocol = found.protocols[found.metrics["cv/accuracy"].protocol]
     assert (protocol["folds"], protocol["repeats"]) == (3, 2)
+    assert protocol["stderr"] == "corrected resampled, over folds (Nadeau and Bengio, 2003)"
+    assert protocol["tokenizer_trained_on"] == "the texts of all folds, held-out ones among them"
+    pooled = found.metrics["pooled/accuracy"]
+    assert pooled.n == 30, "samples, each of which was scored twice"
+    protocol = found.protocols[pooled.protocol]
+    assert (protocol["scored"], protocol["stderr"]) == ("every sample 2 x, held out", "none")
 
 
 def test_a_class_that_a_fold_lacks_leaves_plain_means_over_samples_alone(folder: RunFolder):

@@ -129,6 +129,12 @@ def test_the_kernel_distance_is_that_of_torchmetrics() -> None:
 # --- the Inception score ---
 
 
+def test_a_distance_of_what_is_no_number_is_none_and_not_perfect() -> None:
+    sound = Moments(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    broken = Moments(torch.tensor([math.nan, 0.0], dtype=torch.float64), sound.covariance)
+    assert math.isnan(frechet_distance(broken, sound))
+
+
 def test_the_inception_score_counts_classes_that_are_sure_and_unlike() -> None:
     sure = torch.full((30, 6), -50.0)
     sure[torch.arange(30), torch.arange(30) % 6] = 50.0

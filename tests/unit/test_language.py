@@ -15,6 +15,9 @@ from torch import nn
 from torchmetrics.text import Perplexity
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import trainer.evaluation.language
+import trainer.evaluation.ngram
+from configs.errors import ConfigError
 from configs.folder import RunFolder
 from configs.schema import RunConfig
 from data.manifest import Manifest, split_digest
@@ -23,19 +26,25 @@ from tests.peers import gpt2_weights
 from tests.tiny import ALONE, Ids, on_ranks, open_readers, random_documents, tiny_run, write_dataset
 from trainer.checkpoint import load_weights
 from trainer.distributed import World
+from trainer.evaluation.baselines import document_sums
 from trainer.evaluation.calibration import calibration_error, confidence_sums
-from trainer.evaluation.contract import Result, cluster_sums
+from trainer.evaluation.contract import Result, cluster_sums, ratio_stderr
 from trainer.evaluation.language import evaluate, language_metrics, read_documents
 from trainer.evaluation.ngram import KneserNey
-from trainer.evaluation.windows import rolling_windows, windows_of
+from trainer.evaluation.windows import known_nll, rolling_windows, windows_of
 from trainer.models import heads
 from trainer.models.cross_entropy import IGNORE, linear_scores
+from trainer.task import Sums
 from trainer.tasks import build_task
 from trainer.tasks.causal_lm import CausalLM
 
 BLOCK = 15
 LENGTHS = (1, 2, 9, BLOCK - 1, BLOCK, BLOCK + 1, 40)
 METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+
+
+def float_sums(sums: Sums) -> dict[str, float]:
+    return {name: float(value) for name, value in sums.items()}
 
 
 @settings(max_examples=100, deadline=None)
@@ -291,11 +300,34 @@ def test_bits_per_byte_are_undefined_where_other_tokens_were_scored_than_the_byt
 ) -> None:
     split = prepared.manifest.splits["test"].model_copy(update=change)
     nll, tokens = torch.tensor([9.0], dtype=torch.float64), torch.tensor([float(sum(LENGTHS))], dtype=torch.float64)
-    sums = {name: float(value) for name, value in cluster_sums(nll, tokens).items()}
+    sums = float_sums(cluster_sums(nll, tokens))
     told = {metric.name: metric.undefined for metric in language_metrics("test", sums, split, "p")}
     assert told["test/loss"] is told["test/perplexity"] is None
     for name in ("test/word_perplexity", "test/bits_per_byte"):
         assert f"those of {split.tokens + split.cut_tokens} tokens, {sum(LENGTHS)} were scored" in str(told[name])
+
+
+def test_the_error_is_that_of_drawing_other_documents_whatever_the_stride() -> None:
+    rng = np.random.default_rng(0)
+    per_token = [1.0 + rng.normal(0, 0.5) + rng.normal(0, 0.1, 200) for _ in range(40)]
+    documents = [np.zeros(200, np.int64) for _ in per_token]
+    errors = []
+    for stride in (64, 16, 2):
+        windows = windows_of(documents, tokens=64, stride=stride)
+        errors.append(ratio_stderr(float_sums(document_sums(known_nll(per_token, windows), windows))))
+    assert errors == pytest.approx([float(np.std([each.mean() for each in per_token], ddof=1)) / 40**0.5] * 3)
+    one = windows_of(documents[:1], tokens=64, stride=16)
+    alone = document_sums(known_nll(per_token[:1], one), one)
+    assert ratio_stderr(float_sums(alone)) is None, "one document says nothing of others"
+
+
+def test_n_grams_that_cannot_be_counted_are_refused_before_anything_is_scored(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer.evaluation.language, "score_windows", None)
+    monkeypatch.setattr(trainer.evaluation.ngram, "MOST", 1000)
+    with pytest.raises(ConfigError, match=r"task\.evaluation\.baseline_order=2: 2-grams over"):
+        prepared.evaluate(baseline_order=2)
 
 
 @torch.no_grad()

@@ -213,7 +213,8 @@ def test_an_interval_is_that_of_resampled_samples_and_an_error_its_spread() -> N
     assert told["accuracy"].stderr == pytest.approx(shares.std(), rel=0.08)
     assert told["accuracy"].interval == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])), abs=0.01)
     errors = np.array([np.abs(found.gaps[each].sum(0)).sum() / found.tokens[each].sum() for each in again])
-    assert told["calibration_error"].interval == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])), abs=0.01)
+    assert told["calibration_error"].stderr == pytest.approx(errors.std(), rel=0.08)
+    assert told["calibration_error"].interval is None
     for name in ("f1", "f1_PER", "f1_LOC", "precision", "recall"):
         low, high = told[name].interval or (1.0, 0.0)
         assert low < (told[name].value or 0.0) < high

@@ -13,8 +13,9 @@ from data.packing import Ids
 from data.progress import say
 from trainer.distributed import World
 from trainer.evaluation.contract import cluster_sums
+from trainer.evaluation.documents import document_units
 from trainer.evaluation.ngram import KneserNey
-from trainer.evaluation.windows import Window, known_nll, scored_in
+from trainer.evaluation.windows import Window, known_nll
 from trainer.task import Sums
 
 ORDERS = ("uniform", "unigram", "bigram", "trigram", "fourgram")
@@ -38,7 +39,7 @@ def score_baselines(
         mine = zero
         if each % world.size == world.rank and (training or not each):
             per_token = list(_per_token(each, manifest, training, documents))
-            mine = window_sums(known_nll(per_token, windows), windows)
+            mine = document_sums(known_nll(per_token, windows), windows)
         results[ORDERS[each]] = world.sum_all(mine)
     return results
 
@@ -56,9 +57,13 @@ def _per_token(
     yield from (model.nll(document) for document in documents)
 
 
-def window_sums(nll: NDArray[np.float64], windows: Sequence[Window]) -> Sums:
-    """What metrics and their errors are made of, from the negative log-likelihood of each window [windows]."""
-    return cluster_sums(torch.from_numpy(nll), torch.from_numpy(scored_in(windows)))
+def document_sums(nll: NDArray[np.float64], windows: Sequence[Window]) -> Sums:
+    """What metrics and their errors are made of, from the negative log-likelihood of each window [windows].
+
+    Documents are what was drawn: the windows of one are as like each other as their stride is small.
+    """
+    units = document_units(windows, nll)
+    return cluster_sums(torch.from_numpy(units.sums), torch.from_numpy(units.sizes))
 
 
 def describe_baselines(order: int, manifest: Manifest) -> dict[str, Any]:

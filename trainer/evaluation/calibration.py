@@ -12,6 +12,8 @@ from trainer.task import Sums
 
 BINS = 15
 """Of equal width over the probability of the likeliest class (Guo et al., 2017)"""
+BIASED = "biased upwards where few are in a bin, so that equal n alone compare, and resamples of it are biased twice"
+"""Why the error has a standard error at most, and no interval; as protocols have it"""
 _PARTS = ("count", "correct", "confidence")
 _ROUNDING = 1e-12
 """Of what a bin holds: where its two sums are nearer each other, they are the same but for rounding"""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from configs.metrics import Metric
-from trainer.evaluation.calibration import BINS, calibration_error, confidence_sums
+from trainer.evaluation.calibration import BIASED, BINS, calibration_error, confidence_sums
 from trainer.evaluation.classes import share_variance
 from trainer.evaluation.confusion import (
     Counts,
@@ -36,6 +36,7 @@ from trainer.evaluation.intervals import (
     percentile_interval,
     resampled_calibration,
     resampled_counts,
+    resampled_stderr,
 )
 from trainer.evaluation.predictions import MOST_SCORES, Predictions
 from trainer.evaluation.ranking import (
@@ -179,8 +180,8 @@ def class_metrics(
     metrics = [_share(maker, "accuracy", predictions.correct), *_means(maker, assessed, classes)]
     if len(classes) > top:
         metrics.append(_share(maker, placed, predictions.placed < top))
-    interval = percentile_interval(resampled_calibration(predictions.confidence, predictions.correct))
-    error = maker.make("calibration_error", calibration_error(assessed.calibration), None, interval)
+    stderr = resampled_stderr(resampled_calibration(predictions.confidence, predictions.correct))
+    error = maker.make("calibration_error", calibration_error(assessed.calibration), stderr)
     return [*metrics, *_areas(maker, assessed, classes), error, _loss(maker, predictions)]
 
 
@@ -267,9 +268,10 @@ def class_protocol(*, data: str, classes: Sequence[str], top: int, each: str) ->
         f"first; with more than {top} classes",
         "roc_area, average_precision": "each of the split's classes against the rest by its probability, equal ones as "
         "one step; mean over classes",
-        "calibration_error": f"{BINS} bins of equal width of the largest probability",
+        "calibration_error": f"{BINS} bins of equal width of the largest probability; {BIASED}",
         "baseline": "the train split's largest class; as probabilities its shares, each class counted once more",
-        "stderr": f"{each}s are drawn independently; of areas the infinitesimal jackknife",
+        "stderr": f"{each}s are drawn independently; of areas the infinitesimal jackknife, of the calibration error "
+        "over the resamples",
         "interval": "95 %; of accuracies exact (Clopper and Pearson, 1934), of areas normal on the logit's scale, else "
         f"percentiles of {RESAMPLES} resamples of the split (Efron, 1981), seed {SEED}",
         "precision": "fp32 logits, fp64 sums",

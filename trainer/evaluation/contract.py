@@ -59,7 +59,7 @@ def cluster_sums(nll: Tensor, tokens: Tensor) -> Sums:
 def ratio_stderr(sums: Mapping[str, float]) -> float | None:
     """Standard error of nll / tokens from sums over clusters; None for fewer than two clusters.
 
-    Neighbouring tokens are not independent, so whole clusters are the unit (ratio estimator: Cochran, 1977, 6.3).
+    Tokens of one document are not independent, so whole clusters are the unit (ratio estimator: Cochran, 1977, 6.3).
     """
     clusters, tokens = sums["clusters"], sums["tokens"]
     if clusters < 2:

@@ -40,7 +40,7 @@ def evaluate(
     net = open_net(run, folder, manifest, world) if config.images else None
     lost = score_loss(manifest, readers["test"], task, nets, world)
     wishes = wishes_in_turn(config.images, task.classes)
-    drawn = draw_share(task, network, wishes, seed=run.seed, world=world)
+    drawn = draw_share(task, network, wishes, seed=config.seed, world=world)
     judged = judge_drawn(run, manifest, drawn, judge, readers["test"], world)
     compared = score_drawn(run, folder, manifest, readers, drawn, net, world)
     shown = gather_first(drawn, config.shown, world)
@@ -49,7 +49,7 @@ def evaluate(
     samples: list[dict[str, Any]] = []
     if len(shown):
         samples += show_classes(shown, manifest.classes if task.classes else (), judged.recognised)
-        samples.append(show_between(task, network, seed=run.seed, device=world.device))
+        samples.append(show_between(task, network, seed=config.seed, device=world.device))
     return joined(judged.result, compared, lost, samples=tuple(samples))
 
 

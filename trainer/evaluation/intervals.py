@@ -52,6 +52,11 @@ def percentile_interval(values: Numbers) -> Interval | None:
     return (float(low), float(high)) if high > low else None
 
 
+def resampled_stderr(values: Numbers) -> float | None:
+    """Standard deviation of a number's values over resamples; None where all are equal."""
+    return float(values.std(ddof=1)) if values.max() > values.min() else None
+
+
 def resampled_counts(matrix: NDArray[np.int64]) -> Counts:
     """`Counts` [RESAMPLES, classes] of as many samples drawn anew, with repetition, from a confusion matrix.
 

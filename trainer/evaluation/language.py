@@ -19,12 +19,13 @@ from data.packing import Ids, unpack
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.baselines import describe_baselines, score_baselines, window_sums
-from trainer.evaluation.calibration import BINS, calibration_metric, reliability
+from trainer.evaluation.baselines import describe_baselines, document_sums, score_baselines
+from trainer.evaluation.calibration import BIASED, BINS, calibration_metric, reliability
 from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.documents import document_figures, document_units
 from trainer.evaluation.generate import generate
 from trainer.evaluation.likelihood import lacking
+from trainer.evaluation.ngram import require_countable
 from trainer.evaluation.windows import score_windows, windows_of
 from trainer.task import Task
 from trainer.tasks.causal_lm import CausalLM
@@ -44,6 +45,7 @@ def evaluate(
     """The test split's metrics for the model and the baselines, under one protocol, and text it writes."""
     assert isinstance(task, CausalLM)
     config, end, split = settings(run), manifest.text.end_of_document_id, manifest.splits["test"]
+    require_countable(config.baseline_order, manifest.text.vocabulary_size)
     documents = read_documents(readers["test"], end)
     windows = windows_of(documents, tokens=manifest.block_tokens, stride=config.stride_tokens)
     protocol = describe_protocol(run, manifest)
@@ -52,7 +54,7 @@ def evaluate(
         task, nets, windows, documents, end=end, batch_windows=config.batch_windows, world=world
     )
     metrics = language_metrics(
-        "test", {name: float(total) for name, total in window_sums(nll, windows).items()}, split, identifier
+        "test", {name: float(total) for name, total in document_sums(nll, windows).items()}, split, identifier
     )
     metrics.append(calibration_metric(calibration, metrics[0]))
     training = read_documents(readers["train"], end)
@@ -101,8 +103,8 @@ def describe_protocol(run: RunConfig, manifest: Manifest) -> dict[str, Any]:
         "start": "each document is preceded by the end-of-document token and sees no other document",
         "bytes": "UTF-8 of the normalised documents",
         "words": "runs of characters between white space",
-        "stderr": "ratio estimator over windows",
-        "calibration": f"{BINS} bins of equal width over the probability of the likeliest next token",
+        "stderr": "ratio estimator over documents",
+        "calibration": f"{BINS} bins of equal width over the probability of the likeliest next token; {BIASED}",
         "precision": "fp32 logits, fp64 sums",
     }
 

@@ -18,7 +18,7 @@ from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.calibration import BINS, calibration_metric, reliability
+from trainer.evaluation.calibration import BIASED, BINS, calibration_metric, reliability
 from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.likelihood import lacking
 from trainer.evaluation.passages import passage_figures, score_passages
@@ -100,9 +100,9 @@ def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, A
         "scored": "every hidden token once",
         "accuracy": "share of hidden tokens whose logit is the largest",
         "masked_perplexity": "exp(loss): of hidden tokens given those on both sides; no perplexity of the text",
-        "calibration": f"{BINS} bins of equal width over the probability of the likeliest token",
+        "calibration": f"{BINS} bins of equal width over the probability of the likeliest token; {BIASED}",
         "baseline": "shares of the tokens in the train split, special ones left out, each counted once more",
-        "stderr": "ratio estimator over samples",
+        "stderr": "ratio estimator over samples, which are taken as independent",
         "precision": "fp32 logits, fp64 sums",
     }
 

@@ -9,6 +9,18 @@ from configs.errors import ConfigError
 
 Ids = NDArray[np.int64]
 
+MOST = 2**63 - 1
+"""N-grams that an integer can number"""
+
+
+def require_countable(order: int, vocabulary_size: int) -> None:
+    """Raises ConfigError where n-grams are too many for one integer each."""
+    if vocabulary_size**order > MOST:
+        raise ConfigError(
+            f"task.evaluation.baseline_order={order}: {order}-grams over {vocabulary_size} tokens do not fit "
+            f"64 bits; try {order - 1}"
+        )
+
 
 class KneserNey:
     """Interpolated Kneser-Ney of a fixed order over token ids (Kneser and Ney, 1995; Chen and Goodman, 1998, 4.1).
@@ -21,11 +33,7 @@ class KneserNey:
     def __init__(self, documents: Sequence[Ids], *, order: int, vocabulary_size: int, boundary: int) -> None:
         if order < 1:
             raise ValueError(f"order={order} must be at least 1")
-        if vocabulary_size**order >= 2**63:
-            raise ConfigError(
-                f"task.evaluation.baseline_order={order}: {order}-grams over {vocabulary_size} tokens do not fit "
-                f"64 bits; try {order - 1}"
-            )
+        require_countable(order, vocabulary_size)
         self.order, self.size, self.boundary = order, vocabulary_size, boundary
         codes = [self.codes(document) for document in documents]
         grams, counts = np.unique(np.concatenate(codes), return_counts=True)

@@ -33,7 +33,7 @@ def describe_pseudo(manifest: Manifest, samples: int) -> dict[str, Any]:
         "block_tokens": manifest.block_tokens,
         "samples": f"{samples}, evenly spaced in the split",
         "scored": "each token that is not special, with the mask token in its place and all others of its sample seen",
-        "stderr": "ratio estimator over samples",
+        "stderr": "ratio estimator over samples, which are taken as independent",
         "precision": "fp32 logits, fp64 sums",
     }
 

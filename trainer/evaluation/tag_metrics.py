@@ -9,7 +9,7 @@ import numpy as np
 from configs.metrics import Metric
 from trainer.evaluation.calibration import calibration_error
 from trainer.evaluation.confusion import Numbers
-from trainer.evaluation.intervals import Interval, percentile_interval, resampled_sums
+from trainer.evaluation.intervals import Interval, percentile_interval, resampled_stderr, resampled_sums
 from trainer.evaluation.tag_survey import Survey
 
 
@@ -62,10 +62,8 @@ def token_metrics(prefix: str, survey: Survey, kinds: Sequence[str], protocol: s
         for each, interval in zip(ratios, intervals, strict=True)
     ]
     sizes, gaps = drawn[:, len(columns)], drawn[:, len(columns) + 1 :]
-    interval = _interval(np.abs(gaps).sum(1), sizes)
-    error = _share(
-        prefix, "calibration_error", calibration_error(survey.calibration), tokens, protocol, interval=interval
-    )
+    stderr = resampled_stderr((np.abs(gaps).sum(1) / sizes)[sizes > 0]) if np.count_nonzero(sizes) > 1 else None
+    error = _share(prefix, "calibration_error", calibration_error(survey.calibration), tokens, protocol, stderr=stderr)
     return [*shares, error, _loss(prefix, survey, protocol, "")]
 
 

@@ -56,6 +56,7 @@ def describe_protocol(config: SequenceClassificationConfig, manifest: Manifest) 
     """Everything that changes the numbers, apart from the model."""
     top, data = config.evaluation.top, split_digest(manifest, "test")
     return class_protocol(data=data, classes=manifest.classes, top=top, each="text") | {
+        "tokenizer": manifest.text.sha256,
         "texts": f"the first {manifest.block_tokens} tokens of each, the prompt among them",
         "prompt": config.prompt or "none",
     }

@@ -18,7 +18,7 @@ from data.manifest import Manifest, split_digest
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.calibration import BINS
+from trainer.evaluation.calibration import BIASED, BINS
 from trainer.evaluation.contract import Result
 from trainer.evaluation.intervals import MOST_GROUPS, RESAMPLES, SEED
 from trainer.evaluation.tag_metrics import token_metrics, why_not
@@ -86,8 +86,8 @@ def describe_protocol(manifest: Manifest) -> dict[str, Any]:
         "spans": "tokens on end of one kind, B- opens another; found when its kind, first and last token are right",
         "f1": "2 x found / (true + predicted), over all kinds of spans; none counts for O",
         "baselines": "the commonest tag, and each token's commonest tag in the train split, each counted once more",
-        "calibration_error": f"{BINS} bins of equal width of the largest probability",
-        "stderr": "ratio estimator over samples",
+        "calibration_error": f"{BINS} bins of equal width of the largest probability; {BIASED}",
+        "stderr": "ratio estimator over samples; of the calibration error over the resamples",
         "interval": f"95 %; percentiles of {RESAMPLES} resamples of the samples (Efron, 1981), seed {SEED}; of more "
         f"than {MOST_GROUPS} samples, of so many groups of them; resamples with nothing to divide by are left out",
         "precision": "fp32 logits, fp64 sums",

@@ -122,7 +122,7 @@ def describe(
         "images": images,
         "drawn": "classes in turn, as 8-bit pixels",
         "drawing": config.drawing.model_dump(mode="json"),
-        "seed": run.seed,
+        "seed": config.evaluation.seed,
         "reference": f"{reference} images of the {split} split, evenly spaced",
         "reference_data": split_digest(manifest, split),
         "baseline": f"images of the {other} split, evenly spaced",

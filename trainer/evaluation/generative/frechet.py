@@ -41,7 +41,7 @@ def frechet_distance(ours: Moments, theirs: Moments) -> float:
     factor = _factor(ours.covariance)
     shared = torch.linalg.eigvalsh(factor.T @ theirs.covariance @ factor).clamp(min=0).sqrt().sum()
     distance = apart @ apart + ours.covariance.trace() + theirs.covariance.trace() - 2 * shared
-    return max(0.0, float(distance))
+    return 0.0 if distance < 0 else float(distance)  # of rounding; what is no number stays none
 
 
 def _factor(covariance: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ def describe(run: RunConfig, manifest: Manifest, judge: Trained | None) -> dict[
         "metric": "share of images that the judge finds to be of the class asked for, or labelled with",
         "judge": judge.checkpoint if judge else f"a run {config.evaluation.judge} that is not there",
         "drawing": config.drawing.model_dump(mode="json"),
-        "seed": run.seed,
+        "seed": config.evaluation.seed,
         "images": f"{config.evaluation.images} drawn, classes in turn, as 8-bit pixels",
         "baseline": "every image of this run's test split, with its label",
         "baseline_data": split_digest(manifest, "test"),
