@@ -10,6 +10,9 @@ from pipelines.gate.quarantine import entry, quarantined
 from pipelines.gate.readings import Kind, Reading, require_repeats
 from pipelines.gate.verdicts import ALPHA, MINIMUM, Judgement, judge
 
+TOLD = 8
+"""Keys of the configuration that differ, which a note spells out"""
+
 
 def gate(
     readings: Sequence[Reading],
@@ -44,7 +47,8 @@ def notes(readings: Sequence[Reading], baseline: Baseline, held: frozenset[str])
     """What a reader should know beside the verdicts."""
     changed = list(differences(readings[0].config, baseline.readings[0].config))
     if changed:
-        yield f"another configuration than the baseline's: {'; '.join(changed)}"
+        more = f"; and {len(changed) - TOLD} more keys" if len(changed) > TOLD else ""
+        yield f"another configuration than the baseline's: {'; '.join(changed[:TOLD])}{more}"
     if len(readings) == len(baseline.readings) == 1:
         yield "one run on each side: what another seed would change is not known; 3 seeds each tell it"
     if held:
