@@ -52,8 +52,8 @@ def by_seeds(
     One variance is pooled over both sides and over `earlier` groups of repeats. One run on a side makes it a prediction
     interval. Pooled rather than each group's own (Welch, 1947), because both sides are repeats of nearly one training,
     and at 3 against 3 Welch's test has down to 2 degrees of freedom in place of 4. The standard deviation is never
-    taken below `floor`, for few seeds may agree by luck. Seeds that both sides share make the difference vary less
-    than is taken here, never more.
+    taken below `floor`, for few seeds may agree by luck. Seeds that both sides share are taken as independent; where
+    equal seeds fare alike, the difference varies less than that.
     """
     groups = [group for group in (ours, theirs, *earlier) if len(group) > 1]
     freedom = sum(len(group) - 1 for group in groups)
