@@ -159,7 +159,8 @@ class DiffusionEvaluation(Config):
     """How a diffusion model is scored."""
 
     batch_images: Count = 128
-    """Images per forward; of those drawn and compared at most 32, so that any ranks have the same ones together"""
+    """Images per forward; of those drawn and compared at most 32, so that any ranks have the same ones together. Below
+    32 it changes the last digits, and stands in the protocol"""
     images: Annotated[int, Field(ge=0)] = 200
     """Images drawn, classes in turn"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

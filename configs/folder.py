@@ -135,6 +135,12 @@ class RunFolder:
             write_atomic(self.config, dump(run))
 
 
+def require_output(option: str, path: Path | None) -> None:
+    """Raises UserError where no file of that name could be written: asked before the work that it is to hold."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UserError(f"{option} {path}: name a file in a folder that is there")
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
     part = path.with_name(path.name + ".part")

@@ -200,8 +200,11 @@ def _baseline(arguments: argparse.Namespace) -> int:
     name, home = arguments.name, arguments.baselines
     if arguments.command == "set":
         readings = [read_reading(folder) for folder in find_runs(arguments.run, arguments.runs)]
+        before = load_baseline(name, home) if versions_in(folder_of(name, home)) else None
         stored = store(name, readings, home)
         print(f"stored {stored}: {len(readings)} runs, {len(readings[0].metrics)} metrics, in {folder_of(name, home)}")
+        if before and config_digest(before.readings[0]) != config_digest(readings[0]):
+            print(f"note: of another configuration than {before}, with which gates compared until now")
         return 0
     told = shown(load_baseline(name, home), read_verdicts(name, home))
     for line in told if arguments.command == "show" else history(name, home):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.folder import RunFolder, write_atomic
+from configs.folder import RunFolder, require_output, write_atomic
 from configs.process import command_main, die_with_parent
 from pipelines.charts import embed, plain
 from pipelines.costs import price_table, trade_off
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.runs / "overview.html"
+    require_output("--output", arguments.output)
     write_overview(find_runs(arguments.run, arguments.runs), output)
     print(output.resolve())
     return 0
@@ -82,7 +83,11 @@ def find_runs(named: Sequence[str], runs: Path) -> list[RunFolder]:
         RunFolder(next((path for path in (runs / name, Path(name)) if path.is_dir()), runs / name)) for name in named
     ]
     if lost := [str(folder.path) for folder in folders if not folder.config.exists()]:
-        raise UserError(f"{', '.join(lost)}: no run is there (no run.yaml)")
+        there = ", ".join(path.parent.name for path in sorted(runs.glob("*/run.yaml"))) or "none"
+        raise UserError(f"{', '.join(lost)}: no run is there (no run.yaml); in {runs} there are: {there}")
+    places = [folder.path.resolve() for folder in folders]
+    if twice := [str(path) for path in dict.fromkeys(places) if places.count(path) > 1]:
+        raise UserError(f"{', '.join(twice)} is named twice; name each run once")
     return folders
 
 
@@ -90,14 +95,14 @@ def build_overview(entries: Sequence[Entry], beside: Path) -> str:
     """The whole page; links are relative to the folder `beside` it."""
     found = [trade_off([each.priced for each in shared if each.priced]) for shared in by_protocol(entries).values()]
     trades = [chart for chart in found if chart]
-    of_runs = {entry.name: rival_charts(entry.scores) for entry in entries}
-    charts = [*trades, *(chart for own in of_runs.values() for chart in own)]
+    of_runs = [rival_charts(entry.scores) for entry in entries]  # two of them may have one name
+    charts = [*trades, *(chart for own in of_runs for chart in own)]
     plots, elements = embed(charts)
     drawn = list(zip(elements, charts, strict=True))
     places = iter(drawn[len(trades) :])
     results = [
-        result(entry, [next(places) for _ in of_runs[entry.name]], beside)
-        for entry in entries
+        result(entry, [next(places) for _ in own], beside)
+        for entry, own in zip(entries, of_runs, strict=True)
         if entry.scores.by_subject
     ]
     tables, seeds = comparisons(entries), groups(entries)

@@ -56,13 +56,14 @@ def trained_links(folder: RunFolder, run: RunConfig | None, unread: list[str], p
     """The links of one training and its evaluation, those of its data apart."""
     records = records_of(folder, run)
     complete, manifest, metrics = records.complete, records.manifest, records.metrics
+    code = judge_code(folder, complete, metrics, present)
     if run is None:
         yield judged("settings", "", unread)
     else:
         yield from first_weights_link(run, folder, complete)
         yield from asked_links(run, folder, metrics)
-        yield judge_settings(records)
-    yield judge_code(folder, complete, metrics, present)
+        yield judge_settings(records, code)
+    yield code
     yield from judge_checkpoint(records)
     yield from judge_result(records)
     above = [
@@ -111,9 +112,10 @@ def collected_links(folder: RunFolder, run: RunConfig, present: Code) -> list[Li
     *beside, collected = judge_metrics(folder, metrics, above)
     if problems := _other_folds(metrics, folds):
         collected = judged(collected.name, collected.digest, problems)
+    code = judge_code(folder, records.complete, metrics, present)
     return [
-        judge_settings(records),
-        judge_code(folder, records.complete, metrics, present),
+        judge_settings(records, code),
+        code,
         *beside,
         collected,
         judge_report(folder, metrics),

@@ -63,8 +63,11 @@ def _result_step(records: Records) -> int | None:
     return chosen_step(train)
 
 
-def judge_settings(records: Records) -> Link:
-    """run.yaml against what the other records say that they were made by."""
+def judge_settings(records: Records, code: Link) -> Link:
+    """run.yaml against what the other records say that they were made by; `code` read it.
+
+    Other code than that may have other fields, and so read another configuration out of the same bytes.
+    """
     run, path = records.run, records.folder.config
     assert run, "one that cannot be read is a link of its own"
     complete, finished, metrics = records.complete, records.finished, records.metrics
@@ -78,6 +81,8 @@ def judge_settings(records: Records) -> Link:
     if not known:
         return unchecked("settings", "no sound record says which settings were used", train_key(run))
     problems = [f"{path}: {what} is {got[:12]}, recorded is {told[:12]}" for what, got, told in known if got != told]
+    if problems and code.state == "unchecked" and metrics.says("run") == file_digest(path):
+        return unchecked("settings", f"{path} has the recorded bytes, which other code reads otherwise", train_key(run))
     return judged("settings", train_key(run), problems)
 
 

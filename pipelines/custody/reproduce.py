@@ -124,9 +124,9 @@ def require_same_runs(run: RunConfig, original: RunFolder, again: RunFolder) -> 
     before, after = _needed(run, original), _needed(run, again)
     for name, place in before.items():
         if place != after.get(name):
+            there = after.get(name) or "not there"
             raise UserError(
-                f"{original.path} takes its {name} from {place}; from {again.path} that is {after.get(name)}: leave "
-                "--runs out"
+                f"{original.path} takes its {name} from {place}; from {again.path} that is {there}: leave --runs out"
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from configs.folder import write_atomic, write_json
+from configs.folder import require_output, write_atomic, write_json
 from configs.process import command_main, die_with_parent
 from pipelines.baselines import HOME, load_baseline
 from pipelines.gate.against import gate
@@ -79,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _gate(arguments: argparse.Namespace) -> int:
+    for option, path in (("--json", arguments.json), ("--junit", arguments.junit), ("--html", arguments.html)):
+        require_output(option, path)
     readings = [read_reading(folder) for folder in find_runs(arguments.run, arguments.runs)]
     minimum = {**MINIMUM, **dict(arguments.minimum)}
     baseline = load_baseline(arguments.baseline, arguments.baselines)

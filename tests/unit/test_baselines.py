@@ -218,6 +218,25 @@ def test_speed_on_another_number_of_threads_is_not_compared_and_a_restart_change
     assert unlike(protocols[0], protocols[2]) == []
 
 
+def test_a_version_of_another_configuration_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, steps in (("a", 10), ("b", 10), ("c", 20)):
+        evaluated(tmp_path, name, f"train.steps={steps}", "train.schedule.warmup_steps=1")
+    for name, noted in (("a", False), ("b", False), ("c", True)):
+        assert baselines.main(["set", "demo", name, *places(tmp_path)]) == 0
+        assert ("note: of another configuration than demo 0002" in capsys.readouterr().out) == noted
+
+
+def test_verdicts_that_could_not_be_written_are_refused_before_any_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = three(tmp_path, "run", 2.0, 2.01, 1.99)
+    baselines.main(["set", "demo", *runs, *places(tmp_path)])
+    for option in ("--json", "--junit", "--html"):
+        assert main([*runs, "--baseline", "demo", option, str(tmp_path / "absent/x"), *places(tmp_path)]) == 2
+        assert f"{option} {tmp_path}/absent/x: name a file" in capsys.readouterr().err
+    assert read_verdicts("demo", tmp_path / "baselines") == []
+
+
 def test_repeats_of_different_code_are_no_repeats(tmp_path: Path):
     for seed in (0, 1):
         evaluated(tmp_path, f"run-{seed}", f"seed={seed}", code=f"{seed}" * 64)

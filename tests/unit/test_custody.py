@@ -395,6 +395,23 @@ def test_code_of_another_release_cannot_be_checked(
     assert first_broken(links) is None
 
 
+def test_settings_that_other_code_reads_otherwise_are_not_called_altered(
+    finished: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = tmp_path / "program"
+    shutil.copytree(home, other)
+    (other / "trainer/two.py").write_text("NAME = 2\n")
+    monkeypatch.setattr("configs.code.release", lambda home: "9.9.9")
+    monkeypatch.setattr("pipelines.custody.links.evaluation_key", lambda run, folder: "f" * 64)  # a field is new
+    assert states(chain(RunFolder(finished / "run"), sources=False, home=other))["settings"] == "unchecked"
+    path = finished / "run/run.yaml"
+    with changed(path, path.read_bytes() + b"# later\n"):
+        links = chain(RunFolder(finished / "run"), sources=False, home=other)
+    broken = first_broken(links)
+    assert broken, "its bytes are others"
+    assert broken.name == "settings"
+
+
 def test_prepare_notes_which_code_made_the_data(tmp_path: Path):
     folder, manifest = prepared(tiny(write_paragraphs(tmp_path / "raw.txt")), tmp_path / "run")
     note = read_record(folder.data_code)

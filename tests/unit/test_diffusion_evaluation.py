@@ -29,7 +29,9 @@ from trainer.evaluation.diffusion import evaluate
 from trainer.evaluation.generative.blocks import TOGETHER, blocks_of
 from trainer.evaluation.generative.drawing import Drawn, gather_first, wishes_in_turn
 from trainer.evaluation.generative.judge import require_fit
+from trainer.task import Batch
 from trainer.tasks import build_task
+from trainer.tasks.image_classification import ImageClassification
 from trainer.trained import open_trained
 
 DEMO = next(path for path in CONFIGS if path.stem == "demo-diffusion")
@@ -104,12 +106,44 @@ def test_the_report_gets_a_picture_of_each_class_and_one_between_two_noises(runs
 
 
 def test_two_ranks_score_as_one_does(runs: Path) -> None:
-    alone, (first, second) = scored(runs, batch_images=3), on_ranks(2, lambda world: scored(runs, world))
+    alone, (first, second) = scored(runs), on_ranks(2, lambda world: scored(runs, world))
     assert second.samples == second.metrics == second.figures == ()
     assert first.samples == alone.samples
     for ours, theirs in zip(first.metrics, alone.metrics, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-6)
         assert (ours.name, ours.n, ours.protocol) == (theirs.name, theirs.n, theirs.protocol)
+
+
+def test_smaller_blocks_give_the_same_numbers_but_for_rounding_under_a_protocol_that_says_so(runs: Path) -> None:
+    usual, whole, few = scored(runs), scored(runs, batch_images=TOGETHER), scored(runs, batch_images=3)
+    assert (whole.metrics, whole.protocols) == (usual.metrics, usual.protocols)
+    assert few.samples == usual.samples
+    for ours, theirs in zip(few.metrics, usual.metrics, strict=True):
+        assert ours.value == pytest.approx(theirs.value, rel=1e-6)
+        if ours.name.startswith("test/"):
+            assert ours.protocol == theirs.protocol, "no level is rounded in a loss"
+        else:
+            assert few.protocols[ours.protocol] == usual.protocols[theirs.protocol] | {"images_together": 3}
+
+
+def test_any_ranks_ask_the_judge_about_the_same_real_images_together(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    original = ImageClassification.inputs
+
+    def counted(task: ImageClassification, batch: Batch) -> Any:
+        asked.append(tuple(batch.ids))
+        return original(task, batch)
+
+    monkeypatch.setattr(ImageClassification, "inputs", counted)
+    found = []
+    for size in (1, 2):
+        asked.clear()
+        on_ranks(size, lambda world: scored(runs, world, batch_images=3))
+        found.append(sorted(asked))
+    assert found[0] == found[1]
+    assert (0, 1, 2) in found[0]
 
 
 def test_each_image_s_part_of_a_metric_adds_up_to_it(runs: Path) -> None:

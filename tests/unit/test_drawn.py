@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from configs.diffusion import RunFeatures
 from configs.folder import RunFolder
 from configs.stages import evaluation_key
-from tests.tiny import ALONE, on_ranks, write_source
+from tests.tiny import ALONE, on_ranks, open_readers, write_source
 from tests.unit.test_diffusion_evaluation import JUDGE, Broken, prepared, scored, small
+from trainer.distributed import World
 from trainer.evaluation.generative import drawn
 from trainer.evaluation.generative.features import trained
+from trainer.evaluation.generative.features.net import FeatureNet
+from trainer.evaluation.generative.reference import see_split
 from trainer.trained import open_trained, read_run
 
 FEATURES = RunFeatures(kind="run", run="judge")
@@ -96,6 +100,36 @@ def test_real_images_are_seen_once_and_shared_between_runs(runs: Path, monkeypat
     monkeypatch.setattr(trained, "last_features", counted)
     assert [metric.value for metric in compared(runs).metrics] == [metric.value for metric in first.metrics]
     assert sum(asked) == 13 + 1, "the drawn images, and a blank one"
+
+
+def test_drawn_and_real_images_in_smaller_blocks_have_a_protocol_that_says_so(runs: Path) -> None:
+    usual, few = compared(runs, batch_images=200), compared(runs, batch_images=4)
+    for ours, theirs in zip(few.metrics, usual.metrics, strict=True):
+        if not ours.name.startswith("test/"):
+            assert few.protocols[ours.protocol] == usual.protocols[theirs.protocol] | {"images_together": 4}
+    assert compared(runs, batch_images=32).protocols == usual.protocols, "of the usual block it says nothing"
+
+
+def test_real_images_that_were_seen_on_another_device_or_in_other_blocks_are_seen_anew(
+    runs: Path, tmp_path: Path
+) -> None:
+    opened, asked = open_trained(runs / "drawing", ALONE.device), []
+
+    def see(images: Any) -> tuple[torch.Tensor, None]:
+        asked.append(len(images))
+        return torch.zeros(len(images), 2), None
+
+    def seen(batch: int, device: str) -> int:
+        """How many images the net was asked about, a blank one among them."""
+        asked.clear()
+        world = World(rank=0, local_rank=0, size=1, device=torch.device(device))
+        net, reader = FeatureNet("net", False, {}, see), open_readers(opened.folder, opened.manifest)["test"]
+        see_split(net, reader, opened.manifest, "test", world, images=3, batch=batch, cache=tmp_path)
+        return sum(asked)
+
+    assert [seen(128, "cpu"), seen(200, "cpu")] == [4, 0]
+    assert [seen(2, "cpu"), seen(2, "cpu")] == [4, 0]
+    assert [seen(128, "meta"), seen(128, "meta")] == [4, 0]
 
 
 def test_without_the_run_the_distance_has_a_reason_in_place_of_a_value(

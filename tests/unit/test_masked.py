@@ -18,10 +18,10 @@ from data.shards import ShardReader
 from data.vocabulary import stored_tokenizer
 from tests.tiny import ALONE, CONFIGS, on_ranks, open_readers, read_samples, shrink, write_texts
 from trainer.distributed import World, seed_all
-from trainer.evaluation.calibration import calibration_error, confidence_sums
+from trainer.evaluation.calibration import BINS, calibration_error, confidence_sums
 from trainer.evaluation.contract import Result
 from trainer.evaluation.masked import evaluate, masked_metrics, score_unigram, show_examples, unigram
-from trainer.evaluation.passages import Passages, passage_figures
+from trainer.evaluation.passages import Passages, calibration_stderr, passage_figures, score_passages
 from trainer.models.cross_entropy import IGNORE
 from trainer.tasks import build_task
 from trainer.tasks.masked_lm import MaskedLM, hidden_logits
@@ -56,6 +56,11 @@ class Prepared:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return Prepared(tmp_path_factory.mktemp("masked"))
+
+
+def passages_of(numbers: np.ndarray, gaps: np.ndarray) -> Passages:
+    """As many samples as there are numbers, each of which is all of a sample's."""
+    return Passages(np.arange(len(numbers)), nll=numbers, correct=numbers, tokens=numbers, gaps=gaps)
 
 
 def targets_of(prepared: Prepared) -> list[np.ndarray]:
@@ -154,9 +159,27 @@ def test_the_calibration_is_that_of_the_likeliest_token_of_every_hidden_place(pr
     assert values["test/calibration_error"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_calibration_s_error_is_that_of_drawing_other_samples_on_any_number_of_ranks(prepared: Prepared) -> None:
+    reader, rng = prepared.readers["test"], np.random.default_rng(0)
+    _, passages = score_passages(prepared.task, {"model": prepared.net}, reader, ALONE, batch=3)
+    drawn = rng.integers(0, len(passages.ids), (4000, len(passages.ids)))
+    errors = [np.abs(passages.gaps[row].sum(0)).sum() / passages.tokens[row].sum() for row in drawn]
+    found = [result.metrics[3] for result in (prepared.evaluate(), *on_ranks(3, prepared.evaluate))]
+    assert {(metric.name, metric.interval) for metric in found} == {("test/calibration_error", None)}
+    assert found[0].stderr == pytest.approx(np.std(errors), rel=0.1)
+    assert [metric.stderr for metric in found] == pytest.approx([found[0].stderr] * 4, rel=1e-5)
+
+
+def test_one_sample_gives_the_calibration_no_error() -> None:
+    gaps = np.eye(BINS)[:2] * [[0.25], [0.5]]
+    two, one = (passages_of(np.ones(size), gaps[:size]) for size in (2, 1))
+    assert calibration_stderr(two, ALONE)
+    assert calibration_stderr(one, ALONE) is None
+
+
 def test_of_samples_without_a_hidden_token_there_is_no_figure(prepared: Prepared) -> None:
     tokenizer = Tokenizer.from_file(str(prepared.folder.tokenizer))
-    nothing = Passages(np.arange(2), *np.zeros((3, 2)))
+    nothing = passages_of(np.zeros(2), np.zeros((2, BINS)))
     assert passage_figures(nothing, prepared.readers["test"], tokenizer) == []
 
 

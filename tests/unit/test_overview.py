@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from configs.folder import RunFolder
+from configs.folder import RunFolder, digest
 from configs.load import dump, load
 from configs.stages import step_folder
 from pipelines.entries import read_entry
@@ -183,5 +183,30 @@ def test_the_command_writes_a_page_over_all_runs_or_those_that_are_named(
 def test_folders_without_a_run_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds no run"):
         find_runs([], tmp_path)
-    with pytest.raises(UserError, match="absent: no run is there"):
+    trained(tmp_path, "one")
+    with pytest.raises(UserError, match=r"absent: no run is there .*; in .* there are: one$"):
         find_runs(["absent"], tmp_path)
+
+
+def test_one_run_twice_is_a_mistake_and_two_runs_of_one_name_are_not(tmp_path: Path):
+    first, second = trained(tmp_path / "mine", "one"), trained(tmp_path / "theirs", "one")
+    with pytest.raises(UserError, match="is named twice"):
+        find_runs(["one", str(first.path)], tmp_path / "mine")
+    assert find_runs(["one", str(second.path)], tmp_path / "mine") == [first, second]
+    assert page_of(first, second).count("Accuracy: model and baselines") == 2
+
+
+def test_a_page_that_could_not_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trained(tmp_path, "one")
+    for output in (tmp_path / "absent/page.html", tmp_path):
+        assert main(["--runs", str(tmp_path), "-o", str(output)]) == 2
+        assert f"--output {output}: name a file in a folder that is there" in capsys.readouterr().err
+
+
+def test_metrics_that_somebody_edited_are_shown_by_no_page(tmp_path: Path):
+    folder = trained(tmp_path, "one")
+    record = json.loads(folder.metrics.read_text())
+    folder.metrics.write_text(json.dumps(record | {"digest": digest(record)}))
+    assert "0.9" in page_of(folder)
+    folder.metrics.write_text(json.dumps(record | {"metrics": record["metrics"][:1], "digest": digest(record)}))
+    assert "its digest is not that of its content; evaluate again" in page_of(folder)

@@ -431,8 +431,11 @@ def report_of(folder: RunFolder) -> str:
     return without_library(folder.report.read_text())
 
 
-def evaluated(folder: RunFolder, *metrics: dict[str, Any], **more: Any) -> None:
-    folder.metrics.write_text(json.dumps({"checkpoint": "e" * 64, "metrics": metrics, "protocols": {}} | more))
+def evaluated(folder: RunFolder, *metrics: dict[str, Any], **more: Any) -> str:
+    """Write what an evaluation leaves; returns its digest."""
+    record = {"checkpoint": "e" * 64, "metrics": list(metrics), "protocols": {}} | more
+    folder.metrics.write_text(json.dumps(record | {"digest": digest(record)}))
+    return digest(record)
 
 
 def test_a_metric_without_a_value_says_why_and_is_never_first_nor_best(tmp_path: Path) -> None:
@@ -541,8 +544,7 @@ def crossed(root: Path, *, done: int = 3) -> RunFolder:
     told = {}
     for number in range(done):
         fold = complete(folder.fold(f"0-{number}").path)
-        told[f"0-{number}"] = f"{number}" * 64
-        evaluated(fold, metric("test/bits_per_byte", 2.0 + 0.1 * number), digest=told[f"0-{number}"])
+        told[f"0-{number}"] = evaluated(fold, metric("test/bits_per_byte", 2.0 + 0.1 * number))
     if done == 3:
         folder.evaluation.mkdir()
         mean = metric("cv/bits_per_byte", 2.1, stderr=0.05, interval=[1.9, 2.3], n=3)
@@ -575,7 +577,7 @@ def test_a_cross_validation_that_is_not_done_says_how_far_it_is(tmp_path: Path) 
 
 def test_a_mean_of_folds_that_have_changed_since_is_called_out(tmp_path: Path) -> None:
     folder = crossed(tmp_path / "run")
-    evaluated(folder.fold("0-1"), metric("test/bits_per_byte", 2.5), digest="f" * 64)
+    evaluated(folder.fold("0-1"), metric("test/bits_per_byte", 2.5))
     page = report_of(folder)
     assert "the metrics were not taken from all folds as they are now; evaluate again" in page
     assert "taken from folds that have changed since" in page

@@ -202,6 +202,13 @@ def test_spans_by_kind_are_those_of_scikit_learn_where_each_token_is_one() -> No
     assert told["f1"].value == pytest.approx(reference.f1_score(*flat, labels=[1, 3], average="micro"), rel=1e-12)
 
 
+def test_resamples_without_a_tagged_token_are_left_out_of_the_calibration_error() -> None:
+    found = survey([[IGNORE], [0, 1, 0]], [[0], [0, 1, 1]], sure=1.0)
+    told = tell(found)["calibration_error"]
+    assert told.value is not None
+    assert told.stderr is None or told.stderr > 0, "and numpy divided nothing by 0, which is an error here"
+
+
 def test_an_interval_is_that_of_resampled_samples_and_an_error_its_spread() -> None:
     rng = np.random.default_rng(1)
     truth = [rng.choice([0, 1, 3], rng.integers(2, 9)).tolist() for _ in range(80)]

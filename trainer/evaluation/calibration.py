@@ -39,6 +39,15 @@ def bins_of(confidence: Tensor) -> Tensor:
     return ((confidence.double() * BINS).ceil() - 1).clamp(0, BINS - 1).nan_to_num(0).long()
 
 
+def sum_gaps(confidence: Tensor, right: Tensor, asked: Tensor) -> Tensor:
+    """Predictions that are right less their probabilities, by sample and bin, [B, BINS].
+
+    confidence and right [N] are of the tokens that are asked [B, T].
+    """
+    cells = asked.nonzero()[:, 0] * BINS + bins_of(confidence)
+    return torch.bincount(cells, right.double() - confidence, len(asked) * BINS).view(len(asked), BINS)
+
+
 def calibration_error(sums: Mapping[str, float]) -> float:
     """Mean over predictions of |share right - mean probability| of their bin (Naeini et al., 2015; Guo et al., 2017).
 
@@ -51,11 +60,12 @@ def calibration_error(sums: Mapping[str, float]) -> float:
     return float(np.where(gaps <= _ROUNDING * count, 0.0, gaps).sum() / count.sum())
 
 
-def calibration_metric(sums: Mapping[str, float], loss: Metric) -> Metric:
+def calibration_metric(sums: Mapping[str, float], loss: Metric, stderr: float | None = None) -> Metric:
     """The expected calibration error over the tokens of a loss, undefined where that is."""
     value = calibration_error(sums) if loss.undefined is None else None
     name = f"{loss.name.rpartition('/')[0]}/calibration_error"
-    return Metric(name, value, None, loss.n, "share", "lower", loss.protocol, undefined=loss.undefined)
+    error = None if value is None else stderr
+    return Metric(name, value, error, loss.n, "share", "lower", loss.protocol, undefined=loss.undefined)
 
 
 def reliability(sums: Mapping[str, float], title: str) -> dict[str, Any]:

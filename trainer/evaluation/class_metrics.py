@@ -272,7 +272,8 @@ def class_protocol(*, data: str, classes: Sequence[str], top: int, each: str) ->
         "baseline": "the train split's largest class; as probabilities its shares, each class counted once more",
         "stderr": f"{each}s are drawn independently; of areas the infinitesimal jackknife, of the calibration error "
         "over the resamples",
-        "interval": "95 %; of accuracies exact (Clopper and Pearson, 1934), of areas normal on the logit's scale, else "
+        "interval": "95 %; of accuracies exact (Clopper and Pearson, 1934), of areas normal on the logit's scale, none "
+        "of the calibration error, else "
         f"percentiles of {RESAMPLES} resamples of the split (Efron, 1981), seed {SEED}",
         "precision": "fp32 logits, fp64 sums",
     }

@@ -53,8 +53,8 @@ def percentile_interval(values: Numbers) -> Interval | None:
 
 
 def resampled_stderr(values: Numbers) -> float | None:
-    """Standard deviation of a number's values over resamples; None where all are equal."""
-    return float(values.std(ddof=1)) if values.max() > values.min() else None
+    """Standard deviation of a number's values over resamples; None where all are equal, and for fewer than two."""
+    return float(values.std(ddof=1)) if len(values) > 1 and values.max() > values.min() else None
 
 
 def resampled_counts(matrix: NDArray[np.int64]) -> Counts:
@@ -106,6 +106,18 @@ def resampled_sums(columns: Numbers) -> Numbers:
         times = np.stack([np.bincount(row, minlength=groups) for row in drawn])  # how often each is drawn
         sums[start : start + step] = times.astype(np.float64) @ pooled
     return sums
+
+
+def clustered_calibration(sizes: Numbers, gaps: Numbers) -> Numbers:
+    """The calibration error [R] of as many samples of several predictions drawn anew: sizes [N], gaps [N, BINS].
+
+    Resamples without a prediction are left out.
+    """
+    if not len(sizes):
+        return np.empty(0)
+    drawn = resampled_sums(np.column_stack([sizes, gaps]))
+    held = drawn[drawn[:, 0] > 0]
+    return np.abs(held[:, 1:]).sum(1) / held[:, 0]
 
 
 def _draws(held: NDArray[np.int64], size: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:

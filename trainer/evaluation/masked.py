@@ -20,8 +20,9 @@ from data.shards import ShardReader
 from trainer.distributed import World, add
 from trainer.evaluation.calibration import BIASED, BINS, calibration_metric, reliability
 from trainer.evaluation.contract import Result, ratio_stderr
+from trainer.evaluation.intervals import RESAMPLES, SEED
 from trainer.evaluation.likelihood import lacking
-from trainer.evaluation.passages import passage_figures, score_passages
+from trainer.evaluation.passages import calibration_stderr, passage_figures, score_passages
 from trainer.evaluation.pseudo import pseudo_metrics
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
@@ -58,7 +59,7 @@ def evaluate(
     shares = unigram(readers["train"], task, world)
     baseline = score_unigram(readers["test"], task, shares, world, batch=config.batch_blocks)
     metrics = masked_metrics("test", sums, identifier)
-    metrics.append(calibration_metric(sums, metrics[0]))
+    metrics.append(calibration_metric(sums, metrics[0], calibration_stderr(passages, world)))
     metrics += masked_metrics("baseline/unigram", baseline, identifier)
     protocols, units = {identifier: protocol}, passages.units()
     if count := config.pseudo_documents:
@@ -102,7 +103,8 @@ def describe_protocol(config: MaskedLMConfig, manifest: Manifest) -> dict[str, A
         "masked_perplexity": "exp(loss): of hidden tokens given those on both sides; no perplexity of the text",
         "calibration": f"{BINS} bins of equal width over the probability of the likeliest token; {BIASED}",
         "baseline": "shares of the tokens in the train split, special ones left out, each counted once more",
-        "stderr": "ratio estimator over samples, which are taken as independent",
+        "stderr": "ratio estimator over samples, which are taken as independent; of the calibration error over "
+        f"{RESAMPLES} resamples of them, seed {SEED}",
         "precision": "fp32 logits, fp64 sums",
     }
 

@@ -15,9 +15,10 @@ from data.loader import sequential
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.calibration import confidence_sums
+from trainer.evaluation.calibration import BINS, confidence_sums, sum_gaps
 from trainer.evaluation.contract import Units
 from trainer.evaluation.documents import Figure, beginning, extremes, histogram
+from trainer.evaluation.intervals import clustered_calibration, resampled_stderr
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch
 from trainer.tasks.masked_lm import MaskedLM, masked_sums
@@ -33,6 +34,8 @@ class Passages:
     correct: NDArray[np.float64]
     tokens: NDArray[np.float64]
     """Hidden ones"""
+    gaps: NDArray[np.float64]
+    """[N, BINS], of `sum_gaps`"""
 
     def units(self) -> dict[str, Units]:
         """By the metric that they make up."""
@@ -46,20 +49,28 @@ def score_passages(
 ) -> tuple[dict[str, float], Passages]:
     """Sums of `masked_sums` and of the calibration over a split, on all ranks; and by sample, on rank 0."""
     calibration = confidence_sums(torch.zeros(0), torch.zeros(0))
-    rows = [torch.zeros(0, 4, dtype=torch.float64)]
+    rows = [torch.zeros(0, 4 + BINS, dtype=torch.float64)]
     each: Batch
     for each in sequential(reader, task.collate, size=batch, limit=None, part=world.rank, parts=world.size):
         found = task.score(nets, each.to(world.device)).cpu()  # [B, T, 3]
         hidden = each.tensors["targets"] != IGNORE
         ids = torch.tensor(each.ids, dtype=torch.float64)
-        rows.append(torch.stack((ids, found[..., 0].sum(1), found[..., 2].sum(1), hidden.sum(1)), dim=1))
-        likeliest = found[hidden]  # [hidden, 3]
-        calibration = add(calibration, confidence_sums(likeliest[:, 1].exp(), likeliest[:, 2]))
+        numbers = torch.stack((ids, found[..., 0].sum(1), found[..., 2].sum(1), hidden.sum(1)), dim=1)
+        confidence, right = found[hidden][:, 1].exp(), found[hidden][:, 2]
+        rows.append(torch.cat((numbers, sum_gaps(confidence, right, hidden)), dim=1))
+        calibration = add(calibration, confidence_sums(confidence, right))
     mine = torch.cat(rows)
-    sums = world.sum_all(masked_sums(*mine[:, 1:].T) | calibration)
+    sums = world.sum_all(masked_sums(*mine[:, 1:4].T) | calibration)
     everyone = world.collect(mine)
-    ids, nll, correct, tokens = everyone[everyone[:, 0].argsort()].numpy().T
-    return sums, Passages(ids.astype(np.int64), nll, correct, tokens)
+    ordered = everyone[everyone[:, 0].argsort()].numpy()
+    ids, nll, correct, tokens = ordered[:, :4].T
+    return sums, Passages(ids.astype(np.int64), nll, correct, tokens, ordered[:, 4:])
+
+
+def calibration_stderr(passages: Passages, world: World) -> float | None:
+    """Of the calibration error, over resamples of the samples; on all ranks, None where there is none."""
+    mine = resampled_stderr(clustered_calibration(passages.tokens, passages.gaps))  # rank 0 has all, others none
+    return float(world.sum(torch.tensor(mine or 0.0, dtype=torch.float64))) or None
 
 
 def passage_figures(passages: Passages, reader: ShardReader, tokenizer: Tokenizer) -> list[Figure]:

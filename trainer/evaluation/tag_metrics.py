@@ -62,7 +62,8 @@ def token_metrics(prefix: str, survey: Survey, kinds: Sequence[str], protocol: s
         for each, interval in zip(ratios, intervals, strict=True)
     ]
     sizes, gaps = drawn[:, len(columns)], drawn[:, len(columns) + 1 :]
-    stderr = resampled_stderr((np.abs(gaps).sum(1) / sizes)[sizes > 0]) if np.count_nonzero(sizes) > 1 else None
+    known = sizes > 0
+    stderr = resampled_stderr(np.abs(gaps[known]).sum(1) / sizes[known]) if known.sum() > 1 else None
     error = _share(prefix, "calibration_error", calibration_error(survey.calibration), tokens, protocol, stderr=stderr)
     return [*shares, error, _loss(prefix, survey, protocol, "")]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.loader import sequential
 from data.shards import ShardReader
 from trainer.distributed import World, add
-from trainer.evaluation.calibration import BINS, bins_of, confidence_sums, reliability
+from trainer.evaluation.calibration import BINS, confidence_sums, reliability, sum_gaps
 from trainer.evaluation.class_drawings import class_table, draw_confusion
 from trainer.evaluation.confusion import Counts, Ids, Numbers, counts_of, f1, precision, recall
 from trainer.evaluation.contract import Units
@@ -91,12 +91,6 @@ def count_kinds(marks: Tensor, kinds: int) -> Tensor:
     """How many spans of each kind a sample has, [B, kinds]; marks [B, T] are their kinds, from 1, where they begin."""
     counts = torch.zeros(len(marks), kinds + 1, dtype=torch.int64, device=marks.device)
     return counts.scatter_add_(1, marks, torch.ones_like(marks))[:, 1:]
-
-
-def sum_gaps(confidence: Tensor, right: Tensor, asked: Tensor) -> Tensor:
-    """By sample and bin, [B, BINS]; confidence and right [N] of the tokens that are asked [B, T]."""
-    cells = asked.nonzero()[:, 0] * BINS + bins_of(confidence)
-    return torch.bincount(cells, right.double() - confidence, len(asked) * BINS).view(len(asked), BINS)
 
 
 def _survey(table: Numbers, kinds: int, calibration: Mapping[str, float], matrix: Ids) -> Survey:

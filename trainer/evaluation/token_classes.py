@@ -89,7 +89,8 @@ def describe_protocol(manifest: Manifest) -> dict[str, Any]:
         "calibration_error": f"{BINS} bins of equal width of the largest probability; {BIASED}",
         "stderr": "ratio estimator over samples; of the calibration error over the resamples",
         "interval": f"95 %; percentiles of {RESAMPLES} resamples of the samples (Efron, 1981), seed {SEED}; of more "
-        f"than {MOST_GROUPS} samples, of so many groups of them; resamples with nothing to divide by are left out",
+        f"than {MOST_GROUPS} samples, of so many groups of them; resamples with nothing to divide by are left out; "
+        "none of the calibration error",
         "precision": "fp32 logits, fp64 sums",
     }
 

@@ -1,5 +1,7 @@
 """How images are shared out over ranks where a number must not hang on how many ranks there are."""
 
+from typing import Any
+
 from trainer.distributed import World
 
 TOGETHER = 32
@@ -7,8 +9,18 @@ TOGETHER = 32
 the next level, so that images are shared out in whole blocks: any ranks compute the same ones"""
 
 
+def block_size(most: int) -> int:
+    """Images in a block; `most` is what memory allows."""
+    return min(TOGETHER, most)
+
+
+def describe_blocks(most: int) -> dict[str, Any]:
+    """What a protocol says of the blocks: their size, where it is not the usual one."""
+    return {} if most >= TOGETHER else {"images_together": block_size(most)}
+
+
 def blocks_of(count: int, world: World, *, most: int) -> list[range]:
     """This rank's blocks of consecutive places below `count`, every world.size-th; `most` is what memory allows."""
-    size = min(TOGETHER, most)
+    size = block_size(most)
     starts = range(world.rank * size, count, world.size * size)
     return [range(start, min(start + size, count)) for start in starts]

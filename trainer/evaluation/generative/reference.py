@@ -16,7 +16,7 @@ from data.progress import Progress, say
 from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
-from trainer.evaluation.generative.blocks import blocks_of
+from trainer.evaluation.generative.blocks import block_size, blocks_of
 from trainer.evaluation.generative.features.net import FeatureNet, Seen, see_all
 from trainer.evaluation.generative.features.resize import Pixels
 
@@ -39,7 +39,8 @@ def see_split(
 ) -> Seen:
     """What the net sees in `images` images, evenly spaced in a split, or in all of fewer; on rank 0."""
     count = min(images, len(reader))
-    asked = {"features": dict(net.protocol), "data": split_digest(manifest, split), "images": count}
+    made = {"device": world.device.type, "images_together": block_size(batch)}  # both change the last digits
+    asked = {"features": dict(net.protocol), "data": split_digest(manifest, split), "images": count, **made}
     key = digest(asked)
     path = cache / f"{key[:32]}.safetensors"
     kept = read_seen(path, key) if world.rank == 0 else None
