@@ -31,7 +31,7 @@ demo: $(READY)  ## run the main job: a language model, a classifier and a diffus
 
 demo-evaluation: $(READY)  ## evaluate: five folds of a small CNN, perplexity beside baselines, drawn images beside real ones, on one page
 	$(BIN)/trainworks run configs/demo-folds.yaml --runs $(RUNS)
-	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS) --name demo-perplexity train.steps=200 train.schedule.warmup_steps=20 \
+	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS) --name demo-perplexity train.steps=150 train.schedule.warmup_steps=20 \
 	  'train.optimizer={kind: muon, learning_rate: 0.02, aside_rate: 0.4, weight_decay: 0.1}' task.model.num_layers=2 \
 	  task.evaluation.stride_tokens=64 task.evaluation.sampling.max_tokens=40
 	$(BIN)/trainworks run configs/demo-diffusion.yaml --runs $(RUNS) --name demo-drawing train.steps=150 train.validate_every_steps=150 \
