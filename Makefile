@@ -34,7 +34,8 @@ demo-evaluation: $(READY)  ## evaluate: five folds of a small CNN, perplexity be
 	$(BIN)/trainworks run configs/demo-lm.yaml --runs $(RUNS) --name demo-perplexity train.steps=150 train.schedule.warmup_steps=20 \
 	  'train.optimizer={kind: muon, learning_rate: 0.02, aside_rate: 0.4, weight_decay: 0.1}' task.model.num_layers=2 \
 	  task.evaluation.stride_tokens=64 task.evaluation.sampling.max_tokens=40
-	$(BIN)/trainworks run configs/demo-diffusion.yaml --runs $(RUNS) --name demo-drawing train.steps=150 train.validate_every_steps=150 \
+	$(BIN)/trainworks run configs/demo-diffusion.yaml --runs $(RUNS) --name demo-drawing train.steps=350 train.validate_every_steps=175 \
+	  'train.optimizer={kind: muon, learning_rate: 0.02, aside_rate: 0.2, weight_decay: 0.01}' \
 	  'task.model.multipliers=[1,2]' task.drawing.steps=10 task.evaluation.judge=demo-folds/folds/0-0 \
 	  'task.evaluation.features={kind: run, run: demo-folds/folds/0-0}'
 	$(BIN)/trainworks overview $(RUNS)/demo-folds $(RUNS)/demo-perplexity $(RUNS)/demo-drawing -o $(RUNS)/evaluation.html
