@@ -24,6 +24,8 @@ from pipelines.seeds import groups, seed_table, sentences
 
 EXCERPT = 280
 """Characters of a text that a card shows"""
+PICTURES = 10
+"""Samples whose pictures a card shows"""
 OPEN = 4
 """Runs up to which the results of each are unfolded"""
 SECTIONS = {
@@ -137,18 +139,18 @@ def card(entry: Entry, beside: Path) -> dict[str, Any]:
         "verdict": verdict(entry.scores),
         "cards": cards(entry.scores),
         "report": os.path.relpath(report.resolve(), beside) if report.exists() else None,
-        "picture": None,
+        "pictures": (),
         "text": None,
         **thumbnail(traces.samples if traces else []),
     }
 
 
-def thumbnail(samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The first sample, small: a picture, or the beginning of its longest text."""
+def thumbnail(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first samples, small: their pictures, or the beginning of the first one's longest text."""
     if not samples:
         return {}
-    if "picture" in samples[0]:
-        return {"picture": samples[0]["picture"]}
+    if pictures := [sample["picture"] for sample in samples if "picture" in sample]:
+        return {"pictures": pictures[:PICTURES]}
     first = {name: str(value) for name, value in samples[0].items()}
     text = first["text"] if "text" in first else max(first.values(), key=len, default="")
     text = first.get("prompt", "") + text if "text" in first else text

@@ -55,7 +55,7 @@ def test_every_run_has_a_card_with_its_numbers_its_state_and_a_link(tmp_path: Pa
     assert '<a href="done/report.html">done</a>' in page
     assert "<dt>test/accuracy</dt><dd>0.900 ± 0.010</dd>" in page
     assert "best baseline: majority" in page
-    assert '<img src="data:image/png;base64,AAAA"' in page
+    assert page.count('<img src="data:image/png;base64,AAAA"') == 1
     assert "<h3>begun</h3>" in page
     assert "nothing is prepared yet" in page
     assert not re.search(r"""(src|href)=["']?(https?:|//)""", page)
@@ -165,6 +165,11 @@ def test_text_from_runs_is_escaped_and_shortened(tmp_path: Path):
     assert thumbnail([{"label": "sad", "passage": "It was a dark and stormy night."}]) == {
         "text": "It was a dark and stormy night."
     }
+
+
+def test_a_card_shows_the_pictures_of_the_first_samples():
+    samples = [{"picture": f"data:image/png;base64,{number:04d}", "class": str(number)} for number in range(12)]
+    assert thumbnail(samples) == {"pictures": [f"data:image/png;base64,{number:04d}" for number in range(10)]}
 
 
 def test_the_command_writes_a_page_over_all_runs_or_those_that_are_named(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 _ROWS = 4096  # of features that are float64 at once
@@ -38,19 +39,25 @@ def frechet_distance(ours: Moments, theirs: Moments) -> float:
     root of a matrix is taken, and covariances without full rank do no harm; what rounding puts below 0 is 0.
     """
     apart = ours.mean - theirs.mean
-    factor = _factor(ours.covariance)
-    shared = torch.linalg.eigvalsh(factor.T @ theirs.covariance @ factor).clamp(min=0).sqrt().sum()
+    product = _symmetric_product(ours.covariance, theirs.covariance)
+    shared = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
     distance = apart @ apart + ours.covariance.trace() + theirs.covariance.trace() - 2 * shared
     return 0.0 if distance < 0 else float(distance)  # of rounding; what is no number stays none
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """L with L L^T = covariance: of Cholesky where the rank is full, else by eigenvectors."""
-    factor, failed = torch.linalg.cholesky_ex(covariance)
+def _symmetric_product(first: Tensor, second: Tensor) -> Tensor:
+    """L^T S2 L with L L^T = S1, of which only the lower triangle is to be read.
+
+    Where S1 has full rank, L is triangular, and LAPACK's sygst takes a quarter of the products that there would be.
+    """
+    factor, failed = torch.linalg.cholesky_ex(first)
     if not failed:
-        return factor
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
+        (sygst,) = get_lapack_funcs(("sygst",), dtype="float64")
+        product, _ = sygst(second.numpy(), factor.numpy(), itype=2, lower=1)
+        return torch.from_numpy(product)
+    values, vectors = torch.linalg.eigh(first)
+    factor = vectors * values.clamp(min=0).sqrt()
+    return factor.T @ second @ factor
 
 
 def frechet_stderr(features: Tensor, ours: Moments, theirs: Moments) -> float:
