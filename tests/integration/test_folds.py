@@ -22,7 +22,8 @@ from tests.tiny import write_images
 pytestmark = pytest.mark.slow
 
 FOLDS = ("0-0", "0-1", "0-2")
-STEPS = 150
+STEPS = 600
+"""Some seconds: enough to be interrupted in, on a fast machine too"""
 
 
 @dataclass(frozen=True)
