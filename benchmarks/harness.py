@@ -156,7 +156,7 @@ def run(case: Case, rounds: int, say: Say) -> Result:
         assert result.peer is not None
         say(f"  ours {figure(result.ours)} {case.unit}, peer {figure(result.peer)} (medians of {len(ours)})")
         say(f"  ratio {result.ratio:.3f} ({spread(ratios)}), goal {case.goal:g}: {verdict}")
-        say(f"  the same ratio of {kind} time: {other_ratio:.3f}; far from the one above, the machine was busy")
+        say(f"  the same ratio of {kind} time: {other_ratio:.3f}; were it far from the one above, the machine was busy")
     say(result.line())
     return result
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +182,11 @@ def sync(path: Path) -> None:
 def digest(value: Any) -> str:
     """sha256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_holds(record: Mapping[str, Any]) -> bool:
+    """Whether a record's `digest` is that of the rest of it."""
+    return record.get("digest") == digest({key: value for key, value in record.items() if key != "digest"})
 
 
 def file_digest(path: Path) -> str:

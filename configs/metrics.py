@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from configs.errors import DamageError
 from configs.folder import RunFolder, digest
-from configs.stages import read_record
+from configs.stages import read_metrics
 
 
 class _Nothing:
@@ -79,17 +79,14 @@ def unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def read_evaluation(folder: RunFolder) -> Evaluation:
     """What a run's evaluation left. Raises DamageError when it is not as it was written, or not there."""
-    record = read_record(folder.metrics)
-    told = record.pop("digest", None)
-    if told != digest(record):
-        raise DamageError(f"{folder.metrics}: its digest is not that of its content; evaluate again")
+    record = read_metrics(folder)
     known = {field.name for field in fields(Metric)}
     try:
         metrics = [Metric(**{key: _plain(each[key]) for key in each if key in known}) for each in record["metrics"]]
         return Evaluation(
             checkpoint=record["checkpoint"],
             data=record["data"],
-            digest=told,
+            digest=record["digest"],
             metrics={metric.name: metric for metric in metrics},
             protocols=record["protocols"],
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DamageError
-from configs.folder import RunFolder, digest, file_digest
+from configs.folder import RunFolder, digest, digest_holds, file_digest
 from configs.folds import cross_validates, fold_names, fold_run, repeat_folder, repeat_run, repeats_of
 from configs.schema import RunConfig, identity
 
@@ -81,6 +81,19 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DamageError(f"{path} is not a record of this program; remove it and run the stage again")
     return record
+
+
+def read_digested(path: Path, remedy: str = "") -> dict[str, Any]:
+    """A record that holds its own digest. Raises DamageError, with a remedy, when it is not as it was written."""
+    record = read_record(path)
+    if not digest_holds(record):
+        raise DamageError(f"{path}: its digest is not that of its content{remedy and '; '}{remedy}")
+    return record
+
+
+def read_metrics(folder: RunFolder) -> dict[str, Any]:
+    """metrics.json, the files beside it not yet looked at. Raises DamageError when it is not as it was written."""
+    return read_digested(folder.metrics, "evaluate again")
 
 
 def prepared(run: RunConfig, folder: RunFolder) -> str | None:
@@ -164,11 +177,9 @@ def result_rule(run: RunConfig) -> dict[str, Any]:
 def _finished(root: Path) -> dict[str, Any] | None:
     """finished.json as the training wrote it; None where it is absent or torn, for it can be written again."""
     try:
-        record = read_record(root / FINISHED)
+        return read_digested(root / FINISHED)
     except DamageError:
         return None
-    told = record.pop("digest", None)
-    return record if told == digest(record) else None
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
@@ -181,9 +192,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
 def read_complete(folder: Path) -> dict[str, Any]:
     """A checkpoint's record, its files not yet looked at. Raises DamageError when it is not as it was written."""
     path = folder / "complete.json"
-    record = read_record(path)
-    if record.get("digest") != digest({key: value for key, value in record.items() if key != "digest"}):
-        raise DamageError(f"{path}: its digest is not that of its content")
+    record = read_digested(path)
     files = record.get("files")
     if not isinstance(files, dict) or any(Path(name).name != name for name in files):
         raise DamageError(f"{path}: it does not list the files of its folder")
@@ -222,7 +231,7 @@ def _crossed(stage: str, run: RunConfig, folder: RunFolder) -> str | None:
     if not folder.metrics.exists():
         return None
     try:
-        record = _read_metrics(folder)
+        record = _sound_metrics(folder)
     except DamageError:
         return None  # the folds can be collected again
     if record.get("folds") != fold_digests(run, folder):
@@ -256,17 +265,15 @@ def _evaluated(run: RunConfig, folder: RunFolder) -> str | None:
     if not folder.metrics.exists() or step is None:
         return None
     try:
-        record, checkpoint = _read_metrics(folder), verify_checkpoint(step_folder(folder.train, step))
+        record, checkpoint = _sound_metrics(folder), verify_checkpoint(step_folder(folder.train, step))
     except DamageError:
         return None  # metrics can be taken again
     same = record["checkpoint"] == checkpoint["digest"] and record["config"] == evaluation_key(run, folder)
     return f"{len(record['metrics'])} metrics in {folder.metrics}" if same and folder.samples.exists() else None
 
 
-def _read_metrics(folder: RunFolder) -> dict[str, Any]:
-    """metrics.json without its digest. Raises DamageError when that or a file beside it is not as it was written."""
-    record = read_record(folder.metrics)
-    if record.pop("digest", None) != digest(record):
-        raise DamageError(f"{folder.metrics}: its digest is not that of its content")
+def _sound_metrics(folder: RunFolder) -> dict[str, Any]:
+    """metrics.json. Raises DamageError when that or a file beside it is not as it was written."""
+    record = read_metrics(folder)
     check_files(folder.evaluation, record.get("files", {}), folder.metrics.name)
     return record

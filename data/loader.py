@@ -76,5 +76,12 @@ def sequential(
     """One pass over a split, or `limit` samples evenly spaced in it; part `part` of `parts`, in batches of `size`."""
     count = len(reader) if limit is None else min(limit, len(reader))
     mine = [place * len(reader) // count for place in range(part, count, parts)]
-    for start in range(0, len(mine), size):
-        yield collate([{"position": i, "id": i} | decode(reader[i]) for i in mine[start : start + size]])
+    return in_batches(reader, collate, (mine[start : start + size] for start in range(0, len(mine), size)))
+
+
+def in_batches(
+    reader: ShardReader, collate: Callable[[Sequence[Sample]], BatchT], batches: Iterable[Sequence[int]]
+) -> Iterator[BatchT]:
+    """The samples at these places of a split, batch by batch."""
+    for places in batches:
+        yield collate([{"position": place, "id": place} | decode(reader[place]) for place in places])

@@ -16,7 +16,7 @@ from configs.errors import ConfigError, DamageError, UserError
 from configs.folder import digest, file_digest, locked, write_atomic, write_json
 from configs.metrics import Metric
 from configs.process import command_main, die_with_parent
-from configs.stages import read_record
+from configs.stages import read_digested
 from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading, config_digest, kind_of, read_reading, read_units, require_repeats
 from pipelines.overview import find_runs
@@ -90,10 +90,7 @@ def load_baseline(name: str, home: Path, version: int | None = None) -> Baseline
     if version is not None and version not in versions:
         raise UserError(f"{folder} has no version {version}; it has {', '.join(map(str, versions))}")
     path = folder / f"{version or versions[-1]:04d}.json"
-    record = read_record(path)
-    told = record.pop("digest", None)
-    if told != digest(record):
-        raise DamageError(f"{path}: its digest is not that of its content; restore the file")
+    record = read_digested(path, "restore the file")
     if record["schema_version"] != SCHEMA_VERSION:
         raise DamageError(
             f"{path} is of schema version {record['schema_version']}, this program reads {SCHEMA_VERSION}"

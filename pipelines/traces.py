@@ -15,7 +15,7 @@ from configs.folder import RunFolder, digest
 from configs.folds import cross_validates, fold_names
 from configs.load import read
 from configs.schema import RunConfig
-from configs.stages import chosen_step, read_record, step_folder
+from configs.stages import chosen_step, read_metrics, read_record, step_folder
 from pipelines.fitting import Fit, judge_fit
 from pipelines.gate.verdicts import Judgement, Verdict
 from pipelines.goodput import Goodput
@@ -84,21 +84,13 @@ def read_traces(folder: RunFolder) -> Traces:
         manifest=read_record(folder.manifest) if folder.manifest.exists() else None,
         history=read_history(folder.events),
         checkpoint=read_record(result) if result and result.exists() else None,
-        evaluation=_read_metrics(folder.metrics) if folder.metrics.exists() else None,
+        evaluation=read_metrics(folder) if folder.metrics.exists() else None,
         samples=_read_list(folder.samples),
         figures=_read_list(folder.figures),
         cost=read_record(folder.cost) if folder.cost.exists() else None,
         folds={name: read_traces(folder.fold(name)) for name in crossed},
         gate=_read_gate(folder.path / GATE),
     )
-
-
-def _read_metrics(path: Path) -> Record:
-    """Raises DamageError when they are not what the evaluation wrote: a page would seal what somebody edited."""
-    record = read_record(path)
-    if "digest" in record and record["digest"] != digest({key: record[key] for key in record if key != "digest"}):
-        raise DamageError(f"{path}: its digest is not that of its content; evaluate again")
-    return record
 
 
 def _read_gate(path: Path) -> Judgement | None:

@@ -408,14 +408,20 @@ BEGINNING = TrainState(step=0, position=0, samples_digest="00" * 32)
 
 def run_fit(run: RunConfig, folder: RunFolder, stop: StopRequest) -> Trainer:
     """As the train command does: from the latest checkpoint, if there is one."""
+    return fit_from_latest(run, folder, stop)[0]
+
+
+def fit_from_latest(run: RunConfig, folder: RunFolder, stop: StopRequest) -> tuple[Trainer, TrainState]:
+    """The same, with the state that training came to."""
     trainer = make_trainer(run, folder)
     latest = trainer.checkpointer.latest()
     state = BEGINNING if latest is None else trainer.checkpointer.load(latest, trainer.engines)
     try:
-        fit(trainer, state, stop)
+        state = fit(trainer, state, stop)
     finally:
         trainer.tracker.finish("over")
-    return trainer
+        trainer.checkpointer.wait()  # its thread would outlive a training that a test kills, and write into the next
+    return trainer, state
 
 
 def steps_of(folder: RunFolder) -> dict[int, dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.folder import RunFolder, digest
+from configs.folder import RunFolder, digest_holds
 from configs.lines import STAGES
 from pipelines.diagnosis.logs import Start, read_start
 
@@ -235,7 +235,7 @@ def _fault(path: Path) -> str | None:
     record = read_object(path / "complete.json")
     if not record:
         return "no complete.json that can be read"
-    if record.get("digest") != digest({key: value for key, value in record.items() if key != "digest"}):
+    if not digest_holds(record):
         return "the digest of complete.json is not that of its content"
     files = record.get("files")
     absent = [name for name in files if not (path / name).is_file()] if isinstance(files, dict) else ["files"]

@@ -7,28 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import data.chain
 import data.verify
 import pipelines.custody.chain
 import pipelines.custody.data
-from configs.code import own_code, package_versions, record_code
 from configs.custody import Link, first_broken
 from configs.errors import OutageError, UserError
 from configs.folder import RunFolder, digest, is_as_written, write_json
 from configs.load import read
 from configs.schema import RunConfig
-from configs.stages import read_complete, read_record, step_folder
 from data.chain import data_links
 from pipelines.custody.chain import chain
 from pipelines.custody.explain import lines, main
 from pipelines.custody.seal import read_seal, sealed
-from tests.corpus import changed, prepared, tiny, write_paragraphs
-from tests.custody import at, finished_folds, finished_images, finished_text, link_of, write_program
-from tests.tiny import Memory, checkpoints
+from tests.corpus import changed
+from tests.custody import finished_folds, finished_images, finished_text, link_of, write_program
 
 
 @pytest.fixture(scope="module")
@@ -371,24 +366,25 @@ def test_a_report_of_metrics_that_are_gone_says_that_there_were_some(finished: P
     assert "metrics.json is missing" in broken.detail
 
 
-def test_other_code_of_the_same_release_is_named(finished: Path, home: Path, tmp_path: Path):
+@pytest.fixture
+def other_code(home: Path, tmp_path: Path) -> Path:
+    """The program with a module changed."""
     other = tmp_path / "program"
     shutil.copytree(home, other)
     (other / "trainer/two.py").write_text("NAME = 2\n")
-    broken = first_broken(chain(RunFolder(finished / "run"), sources=False, home=other))
+    return other
+
+
+def test_other_code_of_the_same_release_is_named(finished: Path, other_code: Path):
+    broken = first_broken(chain(RunFolder(finished / "run"), sources=False, home=other_code))
     assert broken is not None
     assert broken.name == "code"
     assert "trainer/two.py" in broken.detail
 
 
-def test_code_of_another_release_cannot_be_checked(
-    finished: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    other = tmp_path / "program"
-    shutil.copytree(home, other)
-    (other / "trainer/two.py").write_text("NAME = 2\n")
+def test_code_of_another_release_cannot_be_checked(finished: Path, other_code: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("configs.code.release", lambda home: "9.9.9")
-    links = chain(RunFolder(finished / "run"), sources=False, home=other)
+    links = chain(RunFolder(finished / "run"), sources=False, home=other_code)
     code = next(link for link in links if link.name == "code")
     assert code.state == "unchecked"
     assert "9.9.9" in code.detail
@@ -396,56 +392,17 @@ def test_code_of_another_release_cannot_be_checked(
 
 
 def test_settings_that_other_code_reads_otherwise_are_not_called_altered(
-    finished: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, other_code: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    other = tmp_path / "program"
-    shutil.copytree(home, other)
-    (other / "trainer/two.py").write_text("NAME = 2\n")
     monkeypatch.setattr("configs.code.release", lambda home: "9.9.9")
     monkeypatch.setattr("pipelines.custody.links.evaluation_key", lambda run, folder: "f" * 64)  # a field is new
-    assert states(chain(RunFolder(finished / "run"), sources=False, home=other))["settings"] == "unchecked"
+    assert states(chain(RunFolder(finished / "run"), sources=False, home=other_code))["settings"] == "unchecked"
     path = finished / "run/run.yaml"
     with changed(path, path.read_bytes() + b"# later\n"):
-        links = chain(RunFolder(finished / "run"), sources=False, home=other)
+        links = chain(RunFolder(finished / "run"), sources=False, home=other_code)
     broken = first_broken(links)
     assert broken, "its bytes are others"
     assert broken.name == "settings"
-
-
-def test_prepare_notes_which_code_made_the_data(tmp_path: Path):
-    folder, manifest = prepared(tiny(write_paragraphs(tmp_path / "raw.txt")), tmp_path / "run")
-    note = read_record(folder.data_code)
-    assert note["data"] == manifest.digest
-    assert digest(read_record(folder.code(note["code"]))) == note["code"] == own_code()[0]
-
-
-def test_the_code_is_recorded_once_under_its_digest(tmp_path: Path):
-    folder = RunFolder(tmp_path)
-    told = record_code(folder)
-    written = folder.code(told).stat().st_mtime_ns
-    assert record_code(folder) == told
-    assert folder.code(told).stat().st_mtime_ns == written
-    record = json.loads(folder.code(told).read_text())
-    assert digest(record) == told
-    assert "trainer/loop.py" in record["files"]
-    assert record["packages"]["torch"]
-
-
-def test_without_a_lock_all_installed_packages_count(tmp_path: Path):
-    versions = package_versions(tmp_path)
-    assert versions["numpy"] == np.__version__
-
-
-def test_code_that_trained_earlier_steps_stays_in_the_record(tmp_path: Path):
-    memory = {"model": Memory({"weights": {"w": torch.arange(6.0)}})}
-    for step, code in enumerate("aabca", 1):
-        saver = checkpoints(tmp_path, {})
-        saver.facts["code"] = code
-        if step > 1:
-            saver.load(step - 1, memory)
-        saver.save(memory, at(step), {}, changed=False)
-    earlier = [read_complete(step_folder(tmp_path, step)).get("earlier_code") for step in range(1, 6)]
-    assert earlier == [None, None, ["a"], ["a", "b"], ["b", "c"]]
 
 
 def test_a_folder_without_a_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -107,7 +107,7 @@ def test_drawn_and_real_images_in_smaller_blocks_have_a_protocol_that_says_so(ru
     for ours, theirs in zip(few.metrics, usual.metrics, strict=True):
         if not ours.name.startswith("test/"):
             assert few.protocols[ours.protocol] == usual.protocols[theirs.protocol] | {"images_together": 4}
-    assert compared(runs, batch_images=32).protocols == usual.protocols, "of the usual block it says nothing"
+    assert compared(runs, batch_images=32).protocols == usual.protocols, "more do not go together"
 
 
 def test_real_images_that_were_seen_on_another_device_or_in_other_blocks_are_seen_anew(

@@ -21,7 +21,7 @@ from trainer.distributed import World, seed_all
 from trainer.evaluation.calibration import BINS, calibration_error, confidence_sums
 from trainer.evaluation.contract import Result
 from trainer.evaluation.masked import evaluate, masked_metrics, score_unigram, show_examples, unigram
-from trainer.evaluation.passages import Passages, calibration_stderr, passage_figures, score_passages
+from trainer.evaluation.passages import Passages, passage_figures, score_passages, stderr_of_calibration
 from trainer.models.cross_entropy import IGNORE
 from trainer.tasks import build_task
 from trainer.tasks.masked_lm import MaskedLM, hidden_logits
@@ -173,8 +173,8 @@ def test_the_calibration_s_error_is_that_of_drawing_other_samples_on_any_number_
 def test_one_sample_gives_the_calibration_no_error() -> None:
     gaps = np.eye(BINS)[:2] * [[0.25], [0.5]]
     two, one = (passages_of(np.ones(size), gaps[:size]) for size in (2, 1))
-    assert calibration_stderr(two, ALONE)
-    assert calibration_stderr(one, ALONE) is None
+    assert stderr_of_calibration(two, ALONE)
+    assert stderr_of_calibration(one, ALONE) is None
 
 
 def test_of_samples_without_a_hidden_token_there_is_no_figure(prepared: Prepared) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from configs.folder import RunFolder, digest
+from configs.folder import RunFolder
 from configs.load import dump, load
 from configs.stages import step_folder
 from pipelines.entries import read_entry
 from pipelines.overview import build_overview, find_runs, main, thumbnail
 from pipelines.seeds import shared_name
-from tests.unit.test_report import NASTY, crossed, metric, without_library
+from tests.reported import NASTY, crossed, evaluated, metric, without_library
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mnist.yaml"
 SHARE = {"better": "higher", "unit": "share"}
@@ -34,7 +34,7 @@ def trained(
         metric("test/accuracy", accuracy, protocol=protocol, **SHARE),
         metric("baseline/majority/accuracy", 0.1, protocol=protocol, **SHARE),
     ]
-    folder.metrics.write_text(json.dumps({"checkpoint": "e" * 64, "metrics": metrics, "protocols": {protocol: {}}}))
+    evaluated(folder, *metrics, protocols={protocol: {}})
     cost: dict[str, Any] = {"parameters": 1234, "flops_per_sample": gflops * 1e9, "device": "abacus", "threads": 1}
     time = {"median": 2.0, "p99": 3.0, "passes": 5}
     folder.cost.write_text(json.dumps(cost | {"latency_ms": {"1": time}, "samples_per_s": {"1": 500.0}}))
@@ -119,9 +119,8 @@ def test_a_cross_validation_is_shown_with_its_folds(tmp_path: Path):
 
 def test_a_run_whose_first_number_is_undefined_is_listed_and_compared_with_nothing(tmp_path: Path):
     sound, lost = trained(tmp_path, "sound"), trained(tmp_path, "lost")
-    record = json.loads(lost.metrics.read_text())
-    record["metrics"] = [metric("test/accuracy", None, stderr=None, undefined="logits are no numbers", **SHARE)]
-    lost.metrics.write_text(json.dumps(record))
+    gone = metric("test/accuracy", None, stderr=None, undefined="logits are no numbers", **SHARE)
+    evaluated(lost, gone, protocols=json.loads(lost.metrics.read_text())["protocols"])
     page = page_of(sound, lost)
     assert "The model&#39;s accuracy is undefined: logits are no numbers." in page
     assert 'id="tables"' not in page
@@ -210,8 +209,7 @@ def test_a_page_that_could_not_be_written_is_refused(tmp_path: Path, capsys: pyt
 
 def test_metrics_that_somebody_edited_are_shown_by_no_page(tmp_path: Path):
     folder = trained(tmp_path, "one")
-    record = json.loads(folder.metrics.read_text())
-    folder.metrics.write_text(json.dumps(record | {"digest": digest(record)}))
     assert "0.9" in page_of(folder)
-    folder.metrics.write_text(json.dumps(record | {"metrics": record["metrics"][:1], "digest": digest(record)}))
+    record = json.loads(folder.metrics.read_text())
+    folder.metrics.write_text(json.dumps(record | {"metrics": record["metrics"][:1]}))
     assert "its digest is not that of its content; evaluate again" in page_of(folder)

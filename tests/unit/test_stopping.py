@@ -4,21 +4,20 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from configs.engine import BestConfig, CheckpointConfig, EarlyStoppingConfig
+from configs.engine import BestConfig, CheckpointConfig
 from configs.errors import ConfigError, DamageError, Stopped
 from configs.folder import RunFolder, write_json
 from configs.schema import RunConfig, TrainConfig
 from configs.stages import FINISHED, chosen_step, complete, final_step, step_folder, steps_in, train_key
 from tests.tiny import (
     BEGINNING,
+    fit_from_latest,
     make_trainer,
     on_ranks,
     raiser,
@@ -32,16 +31,12 @@ from tests.tiny import (
 from tests.unit.test_anomalies import Poisoned
 from trainer.checkpoint import TrainState, settle_result
 from trainer.distributed import World
-from trainer.feed import Feed
-from trainer.heartbeat import NullPulse
 from trainer.loop import StopRequest, Trainer, fit
-from trainer.stopping import Watch
 from trainer.task import Batch
 from trainer.tasks import build_task
 from trainer.timetable import Timetable
 from trainer.tracker import read_events
 
-LOSSES = st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.25]), min_size=1, max_size=30)
 CURVE = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.25, 10: 1.0, 12: 0.5}
 """A validation loss by step; with a patience of 2 the best but those never seen is at step 4, and step 8 the end"""
 
@@ -99,118 +94,9 @@ class Killed(BaseException):
 
 def train(run: RunConfig, folder: RunFolder, stop: StopRequest) -> TrainState:
     """As the train command does, to the settled result."""
-    trainer = make_trainer(run, folder)
-    latest = trainer.checkpointer.latest()
-    state = BEGINNING if latest is None else trainer.checkpointer.load(latest, trainer.engines)
-    try:
-        state = fit(trainer, state, stop)
-    finally:
-        trainer.tracker.finish("over")
+    _, state = fit_from_latest(run, folder, stop)
     settle_result(run, folder, state)
     return state
-
-
-def watch_of(stopping: Mapping[str, Any] | None = None, best: Mapping[str, Any] | None = None) -> Watch:
-    return Watch(
-        EarlyStoppingConfig.model_validate(stopping) if stopping else None,
-        BestConfig.model_validate(best) if best else None,
-    )
-
-
-def until_spent(watch: Watch, losses: list[float]) -> int | None:
-    for step, loss in enumerate(losses, 1):
-        watch.look(step, {"validation/loss": loss})
-        if watch.spent:
-            return step
-    return None
-
-
-@given(LOSSES, st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.75]))
-def test_patience_ends_where_so_many_passes_brought_no_improvement(losses: list[float], patience: int, least: float):
-    mark, waited, expected = math.inf, 0, None
-    for step, loss in enumerate(losses, 1):
-        mark, waited = (loss, 0) if mark - loss > least else (mark, waited + 1)
-        if waited == patience:
-            expected = step
-            break
-    assert until_spent(watch_of({"patience": patience, "least": least}), losses) == expected
-
-
-@given(LOSSES, st.integers(1, 4))
-def test_higher_is_lower_with_the_other_sign(losses: list[float], patience: int):
-    other = watch_of({"patience": patience, "better": "higher"})
-    assert until_spent(watch_of({"patience": patience}), losses) == until_spent(other, [-loss for loss in losses])
-
-
-@given(LOSSES, st.integers(0, 30), st.integers(1, 4))
-def test_a_watch_restored_through_json_decides_as_one_that_went_on(losses: list[float], at: int, patience: int):
-    config = stopping_run(train__early_stopping=f"{{patience: {patience}}}").train
-    whole, parted = Watch.restore(config, {}), Watch.restore(config, {})
-    for step, loss in enumerate(losses, 1):
-        if step == at:
-            parted = Watch.restore(config, json.loads(json.dumps(parted.state())))
-        scores = {"validation/loss": loss}
-        assert whole.look(step, scores) == parted.look(step, scores)
-        assert (whole.spent, whole.best, whole.state()) == (parted.spent, parted.best, parted.state())
-
-
-@given(LOSSES)
-def test_the_best_pass_is_the_last_of_the_lowest_and_is_kept(losses: list[float]):
-    watch = watch_of(best={"metric": "validation/loss"})
-    kept = [step for step, loss in enumerate(losses, 1) if watch.look(step, {"validation/loss": loss})]
-    lowest = max(step for step, loss in enumerate(losses, 1) if loss == min(losses))
-    assert watch.best == (lowest, min(losses))
-    assert kept[-1] == lowest
-    assert not watch.spent
-
-
-def test_a_watch_of_another_metric_begins_anew():
-    state = {"metric": ["validation/accuracy", "higher"], "best": [3, 0.5], "mark": 0.5, "waited": 7}
-    watch = Watch.restore(stopping_run().train, state)
-    assert watch.best is None
-    assert not watch.spent
-    assert Watch.restore(stopping_run(train__early_stopping=None).train, state).state() == {}
-
-
-@pytest.mark.parametrize(
-    ("scores", "names"), [({"validation/loss": 1.0, "validation/bits": 2.0}, "bits, validation/loss"), ({}, "none")]
-)
-def test_a_metric_that_validation_lacks_is_an_error_that_names_those_it_has(scores: dict[str, float], names: str):
-    watch = watch_of({"patience": 1, "metric": "validation/accuracy"})
-    with pytest.raises(ConfigError, match=f"early_stopping.metric=validation/accuracy is no metric .*{names}"):
-        watch.look(1, scores)
-
-
-def test_validation_comes_by_steps_by_the_clock_and_at_the_end():
-    now = 0.0
-    train = stopping_run(train__early_stopping=None, train__validate_every_s=60).train
-    table = Timetable(train, clock=lambda: now)
-    assert [step for step in range(1, 13) if table.falls_on(step, overdue=False)] == [2, 4, 6, 8, 10, 12]
-    assert table.falls_on(3, overdue=True)
-    assert not table.overdue
-    now = 60.0
-    assert table.overdue
-    table.restart()
-    assert not table.overdue
-    alone = train.model_copy(update={"validate_every_steps": None})
-    assert [step for step in range(1, 13) if Timetable(alone).falls_on(step, overdue=False)] == [12]
-    never = train.model_copy(update={"validate_every_s": None})
-    clock = iter([0.0, 1e9])
-    assert not Timetable(never, clock=lambda: next(clock)).overdue
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_the_first_ranks_clock_alone_counts_and_counts_everywhere(size: int):
-    def work(world: World) -> list[bool]:
-        batches = [Batch({}, count=1, ids=(world.rank,)) for _ in range(2)]
-        feed = Feed(iter(batches), world, NullPulse(), turns=1, accumulation=1)
-        told = []
-        for first in (True, False):
-            feed.ahead(0, stop=False, failed=False, overdue=first == (world.rank == 0))
-            told.append(feed.take(0).overdue)
-        return told
-
-    assert on_ranks(size, work) == [[True, False]] * size
 
 
 def test_the_clock_brings_a_pass_one_step_later_and_only_one(

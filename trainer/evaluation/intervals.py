@@ -108,16 +108,13 @@ def resampled_sums(columns: Numbers) -> Numbers:
     return sums
 
 
-def clustered_calibration(sizes: Numbers, gaps: Numbers) -> Numbers:
-    """The calibration error [R] of as many samples of several predictions drawn anew: sizes [N], gaps [N, BINS].
+def calibration_stderr(drawn: Numbers) -> float | None:
+    """Of the calibration error, from `resampled_sums` [R, 1 + BINS]: how many predictions, then their gaps by bin.
 
     Resamples without a prediction are left out.
     """
-    if not len(sizes):
-        return np.empty(0)
-    drawn = resampled_sums(np.column_stack([sizes, gaps]))
     held = drawn[drawn[:, 0] > 0]
-    return np.abs(held[:, 1:]).sum(1) / held[:, 0]
+    return resampled_stderr(np.abs(held[:, 1:]).sum(1) / held[:, 0])
 
 
 def _draws(held: NDArray[np.int64], size: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:

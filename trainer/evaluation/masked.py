@@ -22,7 +22,7 @@ from trainer.evaluation.calibration import BIASED, BINS, calibration_metric, rel
 from trainer.evaluation.contract import Result, ratio_stderr
 from trainer.evaluation.intervals import RESAMPLES, SEED
 from trainer.evaluation.likelihood import lacking
-from trainer.evaluation.passages import calibration_stderr, passage_figures, score_passages
+from trainer.evaluation.passages import passage_figures, score_passages, stderr_of_calibration
 from trainer.evaluation.pseudo import pseudo_metrics
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
@@ -59,7 +59,7 @@ def evaluate(
     shares = unigram(readers["train"], task, world)
     baseline = score_unigram(readers["test"], task, shares, world, batch=config.batch_blocks)
     metrics = masked_metrics("test", sums, identifier)
-    metrics.append(calibration_metric(sums, metrics[0], calibration_stderr(passages, world)))
+    metrics.append(calibration_metric(sums, metrics[0], stderr_of_calibration(passages, world)))
     metrics += masked_metrics("baseline/unigram", baseline, identifier)
     protocols, units = {identifier: protocol}, passages.units()
     if count := config.pseudo_documents:

@@ -18,7 +18,7 @@ from trainer.distributed import World, add
 from trainer.evaluation.calibration import BINS, confidence_sums, sum_gaps
 from trainer.evaluation.contract import Units
 from trainer.evaluation.documents import Figure, beginning, extremes, histogram
-from trainer.evaluation.intervals import clustered_calibration, resampled_stderr
+from trainer.evaluation.intervals import calibration_stderr, resampled_sums
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch
 from trainer.tasks.masked_lm import MaskedLM, masked_sums
@@ -67,9 +67,11 @@ def score_passages(
     return sums, Passages(ids.astype(np.int64), nll, correct, tokens, ordered[:, 4:])
 
 
-def calibration_stderr(passages: Passages, world: World) -> float | None:
+def stderr_of_calibration(passages: Passages, world: World) -> float | None:
     """Of the calibration error, over resamples of the samples; on all ranks, None where there is none."""
-    mine = resampled_stderr(clustered_calibration(passages.tokens, passages.gaps))  # rank 0 has all, others none
+    mine = None
+    if len(passages.ids):  # rank 0 has all, others none
+        mine = calibration_stderr(resampled_sums(np.column_stack([passages.tokens, passages.gaps])))
     return float(world.sum(torch.tensor(mine or 0.0, dtype=torch.float64))) or None
 
 

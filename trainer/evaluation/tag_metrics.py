@@ -9,7 +9,7 @@ import numpy as np
 from configs.metrics import Metric
 from trainer.evaluation.calibration import calibration_error
 from trainer.evaluation.confusion import Numbers
-from trainer.evaluation.intervals import Interval, percentile_interval, resampled_stderr, resampled_sums
+from trainer.evaluation.intervals import Interval, calibration_stderr, percentile_interval, resampled_sums
 from trainer.evaluation.tag_survey import Survey
 
 
@@ -61,9 +61,7 @@ def token_metrics(prefix: str, survey: Survey, kinds: Sequence[str], protocol: s
         _share(prefix, each.name, each.value, each.n, protocol, stderr=each.stderr, interval=interval, why=each.why)
         for each, interval in zip(ratios, intervals, strict=True)
     ]
-    sizes, gaps = drawn[:, len(columns)], drawn[:, len(columns) + 1 :]
-    known = sizes > 0
-    stderr = resampled_stderr(np.abs(gaps[known]).sum(1) / sizes[known]) if known.sum() > 1 else None
+    stderr = calibration_stderr(drawn[:, len(columns) :])
     error = _share(prefix, "calibration_error", calibration_error(survey.calibration), tokens, protocol, stderr=stderr)
     return [*shares, error, _loss(prefix, survey, protocol, "")]
 

@@ -1,7 +1,5 @@
 """How images are shared out over ranks where a number must not hang on how many ranks there are."""
 
-from typing import Any
-
 from trainer.distributed import World
 
 TOGETHER = 32
@@ -12,11 +10,6 @@ the next level, so that images are shared out in whole blocks: any ranks compute
 def block_size(most: int) -> int:
     """Images in a block; `most` is what memory allows."""
     return min(TOGETHER, most)
-
-
-def describe_blocks(most: int) -> dict[str, Any]:
-    """What a protocol says of the blocks: their size, where it is not the usual one."""
-    return {} if most >= TOGETHER else {"images_together": block_size(most)}
 
 
 def blocks_of(count: int, world: World, *, most: int) -> list[range]:

@@ -14,7 +14,7 @@ from data.progress import Progress, say
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.contract import Result
-from trainer.evaluation.generative.blocks import describe_blocks
+from trainer.evaluation.generative.blocks import block_size
 from trainer.evaluation.generative.drawing import Drawn
 from trainer.evaluation.generative.features.inception import open_inception
 from trainer.evaluation.generative.features.lite0 import open_lite0
@@ -124,7 +124,7 @@ def describe(
         "drawn": "classes in turn, as 8-bit pixels",
         "drawing": config.drawing.model_dump(mode="json"),
         "seed": config.evaluation.seed,
-        **describe_blocks(config.evaluation.batch_images),
+        "images_together": block_size(config.evaluation.batch_images),
         "reference": f"{reference} images of the {split} split, evenly spaced",
         "reference_data": split_digest(manifest, split),
         "baseline": f"images of the {other} split, evenly spaced",

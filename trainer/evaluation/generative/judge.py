@@ -1,7 +1,7 @@
 """Whether a trained classifier recognises drawn images as what was asked for, and real ones as what they are."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,16 @@ from configs.folder import RunFolder
 from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from configs.stages import judge_folder
+from data.loader import in_batches
 from data.manifest import Manifest, split_digest
 from data.progress import say
-from data.samples import decode
 from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.class_drawings import MATRIX_CLASSES, draw_confusion
 from trainer.evaluation.classes import share_variance
 from trainer.evaluation.confusion import Counts, Ids, confusion_matrix, counts_of, recall
 from trainer.evaluation.contract import Result, Units
-from trainer.evaluation.generative.blocks import blocks_of, describe_blocks
+from trainer.evaluation.generative.blocks import block_size, blocks_of
 from trainer.evaluation.generative.drawing import Drawn
 from trainer.evaluation.generative.features.trained import require_same_images
 from trainer.evaluation.intervals import exact_interval
@@ -94,9 +94,9 @@ def judge_drawn(
         why, size = _absent(config.judge), len(drawn.wishes)
         metric = recognition(SUBJECT, None, why, size=size, protocol=protocol_id(protocol))
         return Judged(Result((metric,), {metric.protocol: protocol}), {})
-    blocks = blocks_of(len(reader), world, most=config.batch_images)
+    real = in_batches(reader, judge.task.collate, blocks_of(len(reader), world, most=config.batch_images))
     said = _predict(judge, _batches(judge, drawn), world, len(drawn.wishes))
-    told = _predict(judge, _real(judge, reader, blocks), world, len(reader))
+    told = _predict(judge, real, world, len(reader))
     if said is None or told is None:
         return NOTHING
     return _weigh(said, told, drawn.flaw, manifest.classes, protocol)
@@ -146,12 +146,6 @@ def _batches(judge: Trained, drawn: Drawn) -> Iterator[Batch]:
         )
 
 
-def _real(judge: Trained, reader: ShardReader, blocks: Sequence[range]) -> Iterator[Batch]:
-    """A split's images in blocks, as drawn ones are seen."""
-    for block in blocks:
-        yield judge.task.collate([{"position": place, "id": place} | decode(reader[place]) for place in block])
-
-
 def describe(run: RunConfig, manifest: Manifest, judge: Trained | None) -> dict[str, Any]:
     """Everything that changes the share of recognised images, apart from the drawing model's weights."""
     config = _task(run)
@@ -160,7 +154,7 @@ def describe(run: RunConfig, manifest: Manifest, judge: Trained | None) -> dict[
         "judge": judge.checkpoint if judge else f"a run {config.evaluation.judge} that is not there",
         "drawing": config.drawing.model_dump(mode="json"),
         "seed": config.evaluation.seed,
-        **describe_blocks(config.evaluation.batch_images),
+        "images_together": block_size(config.evaluation.batch_images),
         "images": f"{config.evaluation.images} drawn, classes in turn, as 8-bit pixels",
         "baseline": "every image of this run's test split, with its label",
         "baseline_data": split_digest(manifest, "test"),
