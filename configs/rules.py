@@ -366,7 +366,13 @@ def resolutions_change_between_steps(run: Any) -> str | None:
     )
 
 
-def image_is_fixed(cluster: Any) -> str | None:
-    if not cluster.image.endswith(":latest"):
-        return None
-    return f"image={cluster.image} moves under a run; name a version or a digest"
+def nodes_share_processes(run: Any) -> str | None:
+    nodes, gpus, processes = run.cluster.nodes, run.cluster.node.gpus, run.world.processes
+    if gpus and nodes * gpus != processes:
+        return (
+            f"cluster.nodes x cluster.node.gpus = {nodes} x {gpus} must be world.processes={processes}, a GPU for each "
+            f"rank; try world.processes={nodes * gpus}"
+        )
+    if processes % nodes:
+        return f"cluster.nodes={nodes} must divide world.processes={processes}: each node has as many ranks"
+    return None

@@ -6,6 +6,7 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from configs import engine_rules, rules
+from configs.cluster import ClusterConfig
 from configs.dataset import Config, Count, DataConfig, Positive
 from configs.diffusion import DiffusionConfig
 from configs.engine import AnomalyConfig, BestConfig, CheckpointConfig, EarlyStoppingConfig, ZeroConfig
@@ -153,19 +154,6 @@ class WandbConfig(Config):
     """Team or user it belongs to; the account's own when not given"""
 
 
-class ClusterConfig(Config):
-    """What the compiled pipeline needs to know of the cluster."""
-
-    rules: ClassVar = (rules.image_is_fixed,)
-
-    image: Annotated[str, Field(pattern=r"^[^\s:@]+(:\d+)?(/[^\s:@]+)*(:[^\s:@]+|@sha256:[0-9a-f]{64})$")] = (
-        "trainworks:0.1.0"
-    )
-    """Container image with a fixed tag or digest; tag `latest` is refused"""
-    workspace_size: Annotated[str, Field(pattern=r"^\d+(Mi|Gi|Ti)$")] = "10Gi"
-    """Volume shared by the steps"""
-
-
 class RunConfig(Config):
     """One training run, from raw data to metrics."""
 
@@ -187,6 +175,7 @@ class RunConfig(Config):
         engine_rules.parallel_fits_task,
         engine_rules.tensors_can_be_cut,
         engine_rules.deepspeed_keys_are_free,
+        rules.nodes_share_processes,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]

@@ -29,7 +29,7 @@ def build(run: RunConfig, *, retries: int = 0) -> Any:
     @dsl.pipeline(
         name=f"trainworks-{run.name}",
         description=f"Prepare data, {says}.",
-        pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=run.cluster.workspace_size)),
+        pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=run.cluster.workspace.size)),
     )
     def training(config: str = encode_config(run), folder: str = run.name, image: str = run.cluster.image) -> str:
         given = {"config": config, "folder": folder, "workspace": dsl.WORKSPACE_PATH_PLACEHOLDER}
