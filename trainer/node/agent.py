@@ -1,6 +1,5 @@
 """The agent's own loop: start the ranks, learn how they ended, and start them again where that may help."""
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 from configs.folder import RunFolder
 from configs.lines import emit_failure
 from configs.schema import RunConfig
-from configs.stages import step_folder, steps_in
+from configs.stages import checkpoints
 from data.progress import say
 from trainer.node.bell import Bell
 from trainer.node.incident import Aftermath, write_incident
@@ -69,17 +68,8 @@ def sweep(temporary: Path) -> None:
 def tell(module: str, ending: Ending) -> int:
     """Print why it ended, for whoever follows; returns the exit code."""
     if ending.code:
-        emit_failure(STAGES.get(module, "train"), ending.code, ending.reason)
+        emit_failure(STAGES.get(module, "train"), ending.code, ending.reason, by_peer=ending.by_peer)
     return ending.code
-
-
-def checkpoints(folder: RunFolder) -> frozenset[tuple[int, int]]:
-    """What tells one completed checkpoint from another: its step, and when it was written."""
-    found = set()
-    for step in steps_in(folder.train):
-        with contextlib.suppress(OSError):
-            found.add((step, os.stat(step_folder(folder.train, step) / "complete.json").st_mtime_ns))
-    return frozenset(found)
 
 
 def _leave_record(folder: RunFolder, stage: str, start: Start, ending: Ending, aftermath: Aftermath) -> None:

@@ -46,6 +46,8 @@ class Ending:
     """The one to blame"""
     killed_by: str | None = None
     """Name of the signal that ended it"""
+    by_peer: bool = False
+    """Whether it only follows from the end of a rank that others watch over"""
 
     @property
     def retryable(self) -> bool:
@@ -76,7 +78,8 @@ def judge(facts: Facts, *, nodes: int = 1, memory_ran_out: bool = False) -> Endi
         rank = codes[LOST_PEER]
         place = describe_place(facts.readings[rank])
         elsewhere = "; look at the other nodes" if nodes > 1 else ""
-        return Ending("dead", RETRY, f"rank {rank} lost its connection to another rank {place}{elsewhere}", rank)
+        reason = f"rank {rank} lost its connection to another rank {place}{elsewhere}"
+        return Ending("dead", RETRY, reason, rank, by_peer=nodes > 1)
     return Ending("done")
 
 
