@@ -68,6 +68,7 @@ class Vigil:
         self._sign = self._pending_since = now
         self._stuck_since: dict[str, float] = {}
         self._failed_since: float | None = None
+        self._overspent: Verdict | None = None
         self._told: dict[str, float] = {}
 
     def renew(self, name: str, now: float) -> None:
@@ -138,12 +139,15 @@ class Vigil:
             return None
         incident = self._incident
         settled = incident and not incident.counted and now - incident.opened >= SETTLE_S
-        spent = self._count(incident) if incident and settled else None
-        return spent or self._overdue(now)
+        if incident and settled:
+            self._overspent = self._overspent or self._count(incident)
+        return self._overspent or self._overdue(now)
 
     def _fell(self, view: PodView, cause: Cause, words: str, now: float) -> None:
         """A pod failed or is gone: with the others that were there, or as the first of a new incident."""
         if not self._incident or view.uid not in self._incident.members:
+            if self._incident and not self._incident.counted:  # starts that fail at once must not escape the count
+                self._overspent = self._overspent or self._count(self._incident)
             members = frozenset(each.uid for each in self.pods.values()) | {view.uid}
             self._incident = Incident(members, now)
         self._incident.causes.append((cause, words, view.code))
