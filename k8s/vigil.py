@@ -81,7 +81,7 @@ class Vigil:
         """A pod appeared or changed."""
         before = self.pods.get(view.name)
         if before and before.uid != view.uid and not before.ended:
-            self._fell(before, *vanished(before), now)
+            self._vanished(before, now)
         if before != view:
             self._sign = now
         if view.stuck:
@@ -96,7 +96,7 @@ class Vigil:
         """A pod was deleted."""
         before = self.pods.pop(view.name, None)
         if before and before.uid == view.uid and not view.ended and not before.ended:
-            self._fell(before, *vanished(before), now)
+            self._vanished(before, now)
 
     def listed(self, views: Collection[PodView], now: float) -> None:
         """All the pods that there are: what was missed while a watch was cut shows here."""
@@ -142,6 +142,11 @@ class Vigil:
         if incident and settled:
             self._overspent = self._overspent or self._count(incident)
         return self._overspent or self._overdue(now)
+
+    def _vanished(self, view: PodView, now: float) -> None:
+        """A pod is gone of which no end was seen: where others of its start have failed, they tell more."""
+        if not self._incident or view.uid not in self._incident.members:
+            self._fell(view, *vanished(view), now)
 
     def _fell(self, view: PodView, cause: Cause, words: str, now: float) -> None:
         """A pod failed or is gone: with the others that were there, or as the first of a new incident."""
