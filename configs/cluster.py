@@ -67,9 +67,9 @@ class NodeConfig(Config):
     """Cores, such as 8 or 500m"""
     memory: Size = "8Gi"
     shared_memory: Size = "2Gi"
-    """/dev/shm, in memory and counted against it; the cluster's own 64 MB end in bus errors"""
+    """What /dev/shm holds, counted against memory; a container's usual 64 MB end in bus errors"""
     scratch: Size = "10Gi"
-    """/tmp, on the node's disk, the only place outside of the volume that can be written"""
+    """What /tmp holds, on the node's disk: the only place outside of the volume that can be written"""
     rdma: RdmaConfig | None = None
     """Network cards, where the nodes have them"""
 
@@ -86,7 +86,7 @@ class WorkspaceConfig(Config):
     size: Size = "10Gi"
     """Of the volume that KFP makes"""
     storage_class: DottedName | None = None
-    """Of the volume that KFP makes; the cluster's own when not given. It has to allow ReadWriteMany for several nodes"""
+    """Of the volume that KFP makes; the cluster's own when not given. Several nodes need one with ReadWriteMany"""
 
 
 class StepConfig(Config):

@@ -112,6 +112,10 @@ class RunFolder:
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
+    def job_mark(self, key: str) -> Path:
+        """Says that somebody has deleted a job of the cluster, which is not to be made again unasked."""
+        return self.logs / f"job-{key}.json"
+
     def open(self, run: "RunConfig") -> None:
         """Make the folder this run's, or check that it is.
 

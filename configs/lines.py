@@ -24,9 +24,12 @@ def emit(stage: str, mark: str, text: str) -> None:
     sys.stdout.flush()
 
 
-def emit_failure(stage: str, code: int, reason: str) -> None:
-    """Say why a stage failed and with which exit code: through the pipe, for the disk may be full."""
-    emit(stage, FAILURE, json.dumps({"code": code, "reason": reason}))
+def emit_failure(stage: str, code: int, reason: str, *, by_peer: bool = False) -> None:
+    """Say why a stage failed and with which exit code: through the pipe, for the disk may be full.
+
+    `by_peer`: it only follows from the end of another process, which knows more.
+    """
+    emit(stage, FAILURE, json.dumps({"code": code, "reason": reason} | ({"by_peer": True} if by_peer else {})))
 
 
 def parse(text: str) -> Line | None:
@@ -42,3 +45,11 @@ def read_failure(line: Line) -> tuple[int, str]:
         return int(record["code"]), str(record["reason"])
     except (ValueError, TypeError, KeyError):
         return 1, line.text
+
+
+def follows_from_peer(line: Line) -> bool:
+    """Whether a failure line tells of what the end of another process has caused."""
+    try:
+        return bool(json.loads(line.text).get("by_peer"))
+    except (ValueError, AttributeError):
+        return False

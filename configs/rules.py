@@ -376,3 +376,13 @@ def nodes_share_processes(run: Any) -> str | None:
     if processes % nodes:
         return f"cluster.nodes={nodes} must divide world.processes={processes}: each node has as many ranks"
     return None
+
+
+def stall_outlasts_silence(run: Any) -> str | None:
+    stall, timeout = run.cluster.patience.stall_s, run.world.timeout_s
+    if stall > timeout:
+        return None
+    return (
+        f"cluster.patience.stall_s={stall} must be more than world.timeout_s={timeout}, after which the nodes name a "
+        f"silent rank themselves; try {2 * timeout}"
+    )

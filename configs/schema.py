@@ -176,6 +176,7 @@ class RunConfig(Config):
         engine_rules.tensors_can_be_cut,
         engine_rules.deepspeed_keys_are_free,
         rules.nodes_share_processes,
+        rules.stall_outlasts_silence,
     )
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]

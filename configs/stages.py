@@ -1,7 +1,9 @@
 """Which stages of a run are done: decided from the file that each writes last, without torch."""
 
+import contextlib
 import errno
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,6 +140,15 @@ def steps_in(root: Path) -> list[int]:
     """Steps saved under a folder, newest first."""
     names = [path.name for path in root.glob("step-*") if path.is_dir()]
     return sorted((int(name[5:]) for name in names if re.fullmatch(r"step-\d{8,}", name)), reverse=True)
+
+
+def checkpoints(folder: RunFolder) -> frozenset[tuple[int, int]]:
+    """What tells one completed checkpoint from another: its step, and when it was written."""
+    found = set()
+    for step in steps_in(folder.train):
+        with contextlib.suppress(OSError):
+            found.add((step, os.stat(step_folder(folder.train, step) / "complete.json").st_mtime_ns))
+    return frozenset(found)
 
 
 def step_folder(root: Path, step: int) -> Path:

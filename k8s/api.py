@@ -1,4 +1,4 @@
-"""The Kubernetes API as a launcher needs it: objects in and out as they are, patient with outages, clear in refusals."""
+"""The Kubernetes API as a launcher needs it: plain objects, patience with outages, clear refusals."""
 
 import contextlib
 import json
@@ -218,7 +218,7 @@ def _retry_after(error: ApiException) -> float:
 def _refusal(error: ApiException) -> RefusedError:
     """What the API says, with what to do where the status tells it."""
     try:
-        said = json.loads(error.body)["message"]
+        said = json.loads(error.body or "")["message"]
     except (ValueError, TypeError, KeyError):
         said = f"{error.status} {error.reason}"
     remedies = {

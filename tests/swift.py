@@ -67,7 +67,7 @@ class Swift:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = dict(zip(("proxy", *_BACKENDS), _free_ports(1 + len(_BACKENDS)), strict=True))
+        self.ports = dict(zip(("proxy", *_BACKENDS), free_ports(1 + len(_BACKENDS)), strict=True))
         self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
         self.child: subprocess.Popen[bytes] | None = None
 
@@ -144,7 +144,7 @@ def _open(request: urllib.request.Request) -> Any:
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -26,10 +26,16 @@ from tests.runs import (
     trainworks,
     wait_until,
 )
+from tests.swift import free_ports
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
-JOB = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+TWO_NODES = {
+    "PET_NNODES": "2",
+    "PET_NPROC_PER_NODE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": str(free_ports(1)[0]),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ CASES = {
     ),
     "runs out": Case(["waits", "killed"], restarts=2),
     "progress": Case([[*["waits"] * 3, "ends"], [*["saves_then_dies"] * 3, "ends"]], restarts=1),
-    "two nodes": Case(["waits", "waits", "killed", "waits"], restarts=3, environ=JOB),
+    "two nodes": Case(["waits", "waits", "killed", "waits"], restarts=3, environ={**TWO_NODES, "PET_NODE_RANK": "1"}),
+    "the other node": Case(
+        ["waits", "waits", "killed", "waits"], restarts=3, environ={**TWO_NODES, "PET_NODE_RANK": "0"}, timeout_s=60
+    ),
     "asked": Case(["saves_when_asked", "saves_when_asked"], restarts=3, ask=[signal.SIGTERM]),
     "asked too early": Case(["dies_when_asked", "dies_when_asked"], ask=[signal.SIGINT]),
     "deaf": Case(["ignores", "ends"], ask=[signal.SIGTERM]),
@@ -142,6 +151,7 @@ def ended(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
         ("consequence", 137, "dead", 1, "rank 1 was killed by SIGKILL"),
         ("silent end", 1, "failed", 1, "rank 1 ended with exit code 1; its last words: words for the log"),
         ("two nodes", 137, "dead", 2, "rank 2 was killed by SIGKILL"),
+        ("the other node", 137, "dead", None, "node 1 ended with exit code 137"),
         ("asked", 143, "stopped", None, "stopped after step 7, which is saved"),
         ("asked too early", 130, "stopped", None, "stopped by SIGINT"),
         ("deaf", 143, "stopped", None, "stopped by SIGTERM; rank 0 did not end in time and had to be killed"),

@@ -12,8 +12,9 @@ import pytest
 from configs.errors import ConfigError
 from configs.folder import RunFolder
 from configs.process import LOST_PEER, explain, lost_peer, memory_short
+from configs.stages import checkpoints
 from trainer.heartbeat import PHASES, PULSES, NullPulse, PulseReader, Reading, open_pulse, stack_file
-from trainer.node.agent import checkpoints, sweep
+from trainer.node.agent import sweep
 from trainer.node.incident import Aftermath, write_incident
 from trainer.node.memory import kills_for_memory
 from trainer.node.output import LONGEST_LINE, Relay

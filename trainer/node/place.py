@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from configs.errors import ConfigError
 
+LAST_PORT = 65535
+
 
 @dataclass(frozen=True)
 class Place:
@@ -21,6 +23,17 @@ class Place:
     def ranks(self) -> range:
         """This node's ranks."""
         return range(self.node * self.per_node, (self.node + 1) * self.per_node)
+
+    @property
+    def host(self) -> str:
+        """Where node 0 is."""
+        return self.master[0] if self.master else "127.0.0.1"
+
+    @property
+    def meeting_port(self) -> int:
+        """Where the agents of the nodes meet, beside the port of their ranks."""
+        port = int(self.master[1]) if self.master else 0
+        return port + 1 if port < LAST_PORT else port - 1
 
     def environments(self) -> dict[int, dict[str, str]]:
         """For each rank of a start the variables by which it finds its peers."""
@@ -54,6 +67,8 @@ def read_place(environ: Mapping[str, str], processes: int) -> Place:
     address, port = (environ.get(f"PET_{name}") or environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
     if not address or not port:
         raise ConfigError(f"PET_NNODES={nodes} needs MASTER_ADDR and MASTER_PORT, where the ranks meet")
+    if not port.isdecimal() or not 0 < int(port) <= LAST_PORT:
+        raise ConfigError(f"MASTER_PORT={port!r} in the environment must be a port number")
     return Place(per_node, nodes, node, (address, port))
 
 

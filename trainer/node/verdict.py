@@ -32,6 +32,8 @@ class Facts:
     """The signal that asked the agent to end, or 0"""
     overdue: Sequence[int] = ()
     """Ranks that were asked to stop and had to be killed"""
+    departed: tuple[str, int | None] | None = None
+    """What is to be said of another node that ended before this one, and its exit code where it gave one"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Ending:
     """The one to blame"""
     killed_by: str | None = None
     """Name of the signal that ended it"""
+    by_peer: bool = False
+    """Whether it only follows from the end of a rank that others watch over"""
 
     @property
     def retryable(self) -> bool:
@@ -64,6 +68,8 @@ def judge(facts: Facts, *, nodes: int = 1, memory_ran_out: bool = False) -> Endi
         if rank in facts.failures and code not in STOPPED:
             return Ending("failed", code, _name_rank(rank, facts), rank)
     codes = {code: rank for rank, code in reversed(facts.ended)}
+    if facts.departed and not facts.asked:
+        return _left_alone(*facts.departed)
     if facts.asked and (set(codes) != {0} or facts.overdue):
         return Ending("stopped", 128 + facts.asked, _describe_stop(facts))
     if STOPPED & codes.keys():
@@ -76,8 +82,16 @@ def judge(facts: Facts, *, nodes: int = 1, memory_ran_out: bool = False) -> Endi
         rank = codes[LOST_PEER]
         place = describe_place(facts.readings[rank])
         elsewhere = "; look at the other nodes" if nodes > 1 else ""
-        return Ending("dead", RETRY, f"rank {rank} lost its connection to another rank {place}{elsewhere}", rank)
+        reason = f"rank {rank} lost its connection to another rank {place}{elsewhere}"
+        return Ending("dead", RETRY, reason, rank, by_peer=nodes > 1)
     return Ending("done")
+
+
+def _left_alone(words: str, code: int | None) -> Ending:
+    """Another node has ended: for good with the code that it gave, else to be started again with it."""
+    if code is None or code == RETRY or (code >= 128 and code not in STOPPED):
+        return Ending("dead", RETRY, words, by_peer=True)
+    return Ending("stopped" if code in STOPPED else "failed", code, words, by_peer=True)
 
 
 def _killed(rank: int, number: int, reading: Reading, memory_ran_out: bool) -> Ending:

@@ -12,6 +12,7 @@ from pathlib import Path
 from trainer.heartbeat import PULSES, PulseReader, stack_file
 from trainer.node.bell import Bell
 from trainer.node.output import Relay
+from trainer.node.peers import Peers
 from trainer.node.silence import Silence, standing, to_blame
 from trainer.node.verdict import STOPPED, Facts
 
@@ -47,11 +48,12 @@ class Start:
         environments: Mapping[int, Mapping[str, str]],
         pulses: Path,
         bell: Bell,
+        peers: Peers,
         *,
         timeout_s: float,
         grace_s: float,
     ) -> None:
-        self.pulses, self.bell, self.grace_s, self.relay = pulses, bell, grace_s, Relay()
+        self.pulses, self.bell, self.peers, self.grace_s, self.relay = pulses, bell, peers, grace_s, Relay()
         self.facts = Facts(failures=self.relay.failures, last_words=self.relay.last_words)
         self._deadline = math.inf
         self.readers = {rank: PulseReader(pulses, rank) for rank in environments}
@@ -85,9 +87,12 @@ class Start:
         """
         looked = time.monotonic()
         while self.running and time.monotonic() < self._deadline:
-            self._read(self.bell.wait(TICK_S))
+            ready = self.bell.wait(TICK_S)
+            self.peers.alive()
+            self._read(ready)
             for rank in self.running:
                 self._collect(rank)
+            self._look_around(ready)
             self._pass_on_stop()
             now = time.monotonic()
             self.silence.look(now - looked)
@@ -147,6 +152,14 @@ class Start:
             rank.output = -1
         self.relay.close(rank.number)
         return True
+
+    def _look_around(self, ready: list[int]) -> None:
+        """When another node has ended by anything but success, so do the ranks of this one."""
+        for departure in self.peers.departures(ready):
+            if departure.code != 0 and not self.facts.departed:
+                self.facts.departed = (departure.words, departure.code)
+                patience = self.grace_s if departure.code in STOPPED else SETTLE_S
+                self._deadline = min(self._deadline, time.monotonic() + patience)
 
     def _pass_on_stop(self) -> None:
         """The first signal goes on to the ranks, which save; the second ends the waiting."""
