@@ -37,19 +37,17 @@ class Right:
 
 
 def _of_kind(group: str, plural: str) -> tuple[Right, ...]:
-    both = [Right(verb, group, plural) for verb in ("get", "list", "patch", "delete")]
-    return (*both, *(Right(verb, group, plural, who=("launcher",)) for verb in ("watch", "create")))
+    both = [Right(verb, group, plural) for verb in ("get", "list", "delete")]
+    return (*both, *(Right(verb, group, plural, who=("launcher",)) for verb in ("create", "patch")))
 
 
 RIGHTS = (
     *_of_kind(PYTORCHJOB.group, PYTORCHJOB.plural),
     *_of_kind(TRAINJOB.group, TRAINJOB.plural),
-    Right("get", "", "pods"),
     Right("list", "", "pods"),
     Right("watch", "", "pods", who=("launcher",)),
     Right("get", "", "pods", "log"),
-    Right("list", "", "events"),
-    Right("get", "", "persistentvolumeclaims"),
+    Right("get", "", "persistentvolumeclaims", who=("submitter",)),
     *(Right(verb, "", "services", "proxy", PIPELINES_SERVICE, ("submitter",)) for verb in ("get", "create")),
 )
 

@@ -88,7 +88,7 @@ def _praise(run: RunConfig, claim: Object) -> tuple[str, str]:
         return f"claim {name}: {SHARED}, {state}", ""
     return (
         f"claim {name}: {ONE_NODE}, {state}; enough for one node as long as all pods come to the same machine",
-        f"a job's pod on another machine than its step's would not start: fix it by cluster.node_selector, or use {SHARED}",
+        f"a job's pod on another machine than its step's would not start: fix it by cluster.node_selector or {SHARED}",
     )
 
 
