@@ -43,7 +43,7 @@ def train_step(config: str, folder: str, workspace: str, fold: str, asked: Asked
 def evaluate_step(config: str, folder: str, workspace: str, fold: str, asked: Asked, shown: "Shown") -> str:
     """Evaluate, a fold if one is named, and return the digest of the metrics."""
     _, place = run_step("evaluate", config, folder, workspace, fold, asked)
-    return _evaluated(place, asked[0], shown)
+    return _evaluated(place, asked[0], shown, told=not fold)
 
 
 def collect_step(config: str, folder: str, workspace: str, launcher: str, shown: "Shown") -> str:
@@ -76,12 +76,18 @@ def run_step(
     return own, inside
 
 
-def _evaluated(place: RunFolder, launcher: str, shown: "Shown") -> str:
-    """The digest of an evaluation, which on a cluster is shown too: here the command writes the report itself."""
+def _evaluated(place: RunFolder, launcher: str, shown: "Shown", *, told: bool = True) -> str:
+    """The digest of an evaluation, which on a cluster is shown too, and told to whoever follows.
+
+    On this machine the command that started the pipeline does both.
+    """
     if launcher != LOCAL:
         from pipelines.artifacts import show_evaluation
+        from pipelines.summary import headline
 
         show_evaluation(place, shown)
+        for line in headline(place).splitlines() if told else ():
+            emit("evaluate", LASTING, line)
     return file_digest(place.metrics)
 
 
