@@ -11,11 +11,11 @@ TOLD: list[dsl.TaskConfigPassthrough | dsl.TaskConfigField] = [
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def prepare(config: str, folder: str, workspace: str) -> str:
+def prepare(config: str, folder: str, workspace: str, pipeline_run: str) -> str:
     """Raw data to shards; returns the digest of the data."""
     from pipelines.steps import prepare_step
 
-    return prepare_step(config, folder, workspace)
+    return prepare_step(config, folder, workspace, pipeline_run)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, task_config_passthroughs=TOLD)
@@ -62,6 +62,7 @@ def collect(
     folder: str,
     workspace: str,
     launcher: str,
+    pipeline_run: str,
     metrics: list,
     scalars: dsl.Output[dsl.Metrics],
     classification: dsl.Output[dsl.ClassificationMetrics],
@@ -70,4 +71,4 @@ def collect(
     """The metrics of all folds, whose digests are given, to those of the cross-validation; returns their digest."""
     from pipelines.steps import collect_step
 
-    return collect_step(config, folder, workspace, launcher, (scalars, classification, report))
+    return collect_step(config, folder, workspace, (launcher, pipeline_run), (scalars, classification, report))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import DamageError, OutageError, UserError
@@ -26,15 +27,15 @@ STOPPING = "TRAINWORKS_STOPPING"
 """Set for the steps that kfp still starts when the pipeline was told to end"""
 
 
-def prepare_step(config: str, folder: str, workspace: str) -> str:
+def prepare_step(config: str, folder: str, workspace: str, pipeline_run: str) -> str:
     """Make the shards, and return the digest of the data. Each step exits with its stage's code when that fails."""
-    _, place = run_step("prepare", config, folder, workspace)
+    _, place = run_step("prepare", config, decode_folder(folder, workspace, pipeline_run))
     return read_record(place.manifest)["digest"]
 
 
 def train_step(config: str, folder: str, workspace: str, fold: str, asked: Asked) -> str:
     """Train, a fold if one is named, and return the digest of the last checkpoint."""
-    run, place = run_step("train", config, folder, workspace, fold, asked)
+    run, place = run_step("train", config, decode_folder(folder, workspace, asked[1]), fold, asked)
     step = final_step(run, place)
     assert step is not None, "the training has just finished"
     return read_record(step_folder(place.train, step) / "complete.json")["digest"]
@@ -42,13 +43,13 @@ def train_step(config: str, folder: str, workspace: str, fold: str, asked: Asked
 
 def evaluate_step(config: str, folder: str, workspace: str, fold: str, asked: Asked, shown: "Shown") -> str:
     """Evaluate, a fold if one is named, and return the digest of the metrics."""
-    _, place = run_step("evaluate", config, folder, workspace, fold, asked)
+    _, place = run_step("evaluate", config, decode_folder(folder, workspace, asked[1]), fold, asked)
     return _evaluated(place, asked[0], shown, told=not fold)
 
 
-def collect_step(config: str, folder: str, workspace: str, launcher: str, shown: "Shown") -> str:
+def collect_step(config: str, folder: str, workspace: str, asked: tuple[str, str], shown: "Shown") -> str:
     """Make one evaluation of those of all folds, and return its digest."""
-    run, place = decode_config(config), RunFolder(decode_folder(folder, workspace))
+    run, place = decode_config(config), RunFolder(decode_folder(folder, workspace, asked[1]))
 
     def work(show: Show) -> Outcome:
         place.open(run)
@@ -56,14 +57,14 @@ def collect_step(config: str, folder: str, workspace: str, launcher: str, shown:
         return Outcome(0)
 
     _finish("evaluate", "", work)
-    return _evaluated(place, launcher, shown)
+    return _evaluated(place, asked[0], shown)
 
 
 def run_step(
-    stage: str, config: str, folder: str, workspace: str, fold: str = "", asked: Asked | None = None
+    stage: str, config: str, folder: Path, fold: str = "", asked: Asked | None = None
 ) -> tuple[RunConfig, RunFolder]:
     """Carry out a stage, and return the run that it was of, with its folder: a fold's where one is named."""
-    run, place = decode_config(config), RunFolder(decode_folder(folder, workspace))
+    run, place = decode_config(config), RunFolder(folder)
     own, inside = (fold_run(run, fold), place.fold(fold)) if fold else (run, place)
 
     def work(show: Show) -> Outcome:

@@ -35,7 +35,12 @@ def build(run: RunConfig, *, retries: int = 0) -> Any:
     def training(
         config: str = encode_config(run), folder: str = run.name, image: str = run.cluster.image, launcher: str = JOB
     ) -> str:
-        given = {"config": config, "folder": folder, "workspace": workspace_of(run.cluster)}
+        given = {
+            "config": config,
+            "folder": folder,
+            "workspace": workspace_of(run.cluster),
+            "pipeline_run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        }
         shards: Any = prepare(**given)
         made = _cross_validate(run, given, launcher, shards) if crossed else _train_one(given, launcher, shards)
         for task in (shards, *made):
@@ -48,7 +53,7 @@ def build(run: RunConfig, *, retries: int = 0) -> Any:
 
 def _train_one(given: Mapping[str, Any], launcher: Any, shards: Any) -> list[Any]:
     """Tasks of a run of one model, the one that makes the metrics last."""
-    ranked = {**given, "launcher": launcher, "pipeline_run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+    ranked = {**given, "launcher": launcher}
     checkpoint: Any = train(**ranked, data=shards.output)
     return [checkpoint, evaluate(**ranked, checkpoint=checkpoint.output)]
 
@@ -56,7 +61,7 @@ def _train_one(given: Mapping[str, Any], launcher: Any, shards: Any) -> list[Any
 def _cross_validate(run: RunConfig, given: Mapping[str, Any], launcher: Any, shards: Any) -> list[Any]:
     """Tasks of a cross-validation, the one that makes the metrics last; the graph stays flat around its one loop."""
     names: list[Any] = [*fold_names(run)]
-    ranked = {**given, "launcher": launcher, "pipeline_run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+    ranked = {**given, "launcher": launcher}
     with dsl.ParallelFor(names, name="fold", parallelism=run.world.parallel_folds) as loop:
         fold: Any = loop
         checkpoint: Any = train(**ranked, data=shards.output, fold=fold)

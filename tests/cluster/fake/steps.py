@@ -1,4 +1,4 @@
-"""What the pod of a pipeline run on the fake cluster does: every step of it, one after the other, by kfp's own runner."""
+"""The pod of a pipeline run on the fake cluster: every step of it, one after the other, by kfp's own runner."""
 
 import json
 import os
