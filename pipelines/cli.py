@@ -41,6 +41,7 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "logs": ("pipelines.cluster.logs", "print what the pods of a run on a cluster print"),
     "cancel": ("pipelines.cluster.cancel", "end a run on a cluster, and wait until nothing of it remains"),
     "resume": ("pipelines.cluster.resume", "go on with a run on a cluster that failed or was cancelled"),
+    "schedule": ("pipelines.cluster.schedule", "make a cluster's recurring runs as schedules in files say"),
     "doctor": ("k8s.doctor", "say what this machine or a cluster lacks for a run, and how to mend it"),
     "compare": ("pipelines.compare", "print the metrics of several runs beside each other, with their differences"),
 }

@@ -57,6 +57,22 @@ def evaluate(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def nightly(suite: str, workspace: str, scalars: dsl.Output[dsl.Metrics], report: dsl.Output[dsl.HTML]) -> int:
+    """Every run of a suite, gated; returns the exit code that this has, as a step that fails shows no artifacts."""
+    from pipelines.suites import nightly_step
+
+    return nightly_step(suite, workspace, (scalars, report))
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def verdict(code: int) -> None:
+    """Fails where a suite is worse, or a run of it failed."""
+    from pipelines.suites import verdict_step
+
+    verdict_step(code)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def collect(
     config: str,
     folder: str,

@@ -4,10 +4,10 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from configs.cluster import ClusterConfig
+from configs.cluster import IN_MEMORY, ClusterConfig
 from configs.schema import RunConfig
 from k8s.job import LABEL
-from k8s.pods import USER
+from k8s.pods import SHARED_MEMORY, USER
 
 LONGEST_RETRYING = "604800s"
 """Counted from the first start: KFP's hour would be over before a training fails"""
@@ -50,6 +50,21 @@ def describe_task(task: Any, cluster: ClusterConfig, labels: dict[str, str], ret
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     for name, value in (STEP_PODS | labels).items():
         kubernetes.add_pod_label(task, name, value)
+
+
+def give_a_node(task: Any, cluster: ClusterConfig) -> None:
+    """A step that trains in its own pod: what one node of a job has."""
+    node = cluster.node
+    task.set_cpu_request(node.cpu).set_cpu_limit(node.cpu)
+    task.set_memory_request(node.memory).set_memory_limit(node.memory)
+    if node.gpus:
+        task.set_accelerator_type(node.gpu_resource).set_accelerator_limit(node.gpus)
+    kubernetes.empty_dir_mount(task, SHARED_MEMORY, "/dev/shm", IN_MEMORY, node.shared_memory)  # noqa: S108
+    for name, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(task, name, value)
+    for each in cluster.tolerations:
+        operator = "Exists" if each.value is None else "Equal"
+        kubernetes.add_toleration(task, each.key, operator, each.value, each.effect)
 
 
 def labels_of(run: RunConfig) -> dict[str, str]:
