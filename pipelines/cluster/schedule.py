@@ -1,10 +1,14 @@
 """Command: a cluster's recurring runs made as files say. Run as `trainworks schedule FILE|DIR ... --cluster FILE`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
+from configs.cluster import ClusterConfig
 from configs.errors import ConfigError, UserError
 from configs.process import command_main
 from configs.schedule_file import read_schedules
@@ -20,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="trainworks schedule",
         description="Make the recurring runs of a cluster as the files say: new ones are created, changed ones "
-        "replaced, paused ones disabled. Of a folder, those whose file is gone are deleted. Another time nothing is left to do.",
+        "replaced, paused ones disabled. Of a folder, those whose file is gone are deleted. "
+        "Another time nothing is left to do.",
         epilog="exit codes: 0 the cluster is as the files are, 1 its API stays away, 2 a mistake in what was asked",
     )
     top.add_argument(
@@ -45,11 +50,11 @@ def _schedule(arguments: argparse.Namespace) -> int:
         raise UserError("give one folder, which then says of every schedule whether it is to be there, or files alone")
     schedules = read_schedules(arguments.schedules)
     runs, wanted = _wanted(arguments, schedules)
-    run = require_one_place(runs) if runs else _any_run(arguments.cluster)
-    api, kfp = open_cluster(run.cluster, told, OUTAGE_S)
+    run = require_one_place(runs) if runs else None
+    api, kfp = open_cluster(run.cluster if run else _cluster_in(arguments.cluster), told, OUTAGE_S)
     scope = None if folders else [each.name for each in schedules.values()]
     todo = list(steps(wanted, kfp.recurring(), scope))
-    if any(step.verb in ("create", "enable") for step in todo) and not arguments.dry_run:
+    if run and any(step.verb in ("create", "enable") for step in todo) and not arguments.dry_run:
         require_ready(Place(run, run.name, api, kfp))
     for step in todo:
         print(f"would {step}" if arguments.dry_run else str(step), flush=True)
@@ -77,12 +82,13 @@ def _wanted(arguments: argparse.Namespace, schedules: dict) -> tuple[dict[str, R
     return runs, wanted
 
 
-def _any_run(overlay: Path) -> RunConfig:
-    """Some run on the cluster, where the files name none: its overlay describes no run."""
-    from configs.code import HOME
-    from configs.load import load
-
-    return load([str(HOME / "configs" / "demo-lm.yaml"), str(overlay)])
+def _cluster_in(overlay: Path) -> ClusterConfig:
+    """The cluster of an overlay, where the files have no run that it could be laid over."""
+    try:
+        tree = yaml.safe_load(overlay.read_text(encoding="utf-8")) or {}
+        return ClusterConfig.model_validate_json(json.dumps(tree.get("cluster", {})), strict=True)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{overlay} cannot be read as an overlay for a cluster: {error}") from None
 
 
 if __name__ == "__main__":

@@ -139,6 +139,14 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(files: Files, caps
     assert not files.changes
 
 
+def test_an_empty_folder_deletes_what_files_have_made(files: Files) -> None:
+    path = files.write()
+    files.apply()
+    path.unlink()
+    assert files.apply() == 0
+    assert not files.there
+
+
 def test_a_suite_becomes_a_gated_pipeline(files: Files) -> None:
     files.write("nightly", runs=[], suite=str(CONFIGS / "nightly.yaml"))
     assert files.apply() == 0
