@@ -163,6 +163,7 @@ class ClusterConfig(Config):
     namespace: Name = "trainworks"
     """Where the pipeline runs and its jobs live"""
     pipelines: PipelinesConfig = PipelinesConfig()
+    """Kubeflow Pipelines"""
     job: Literal["pytorchjob", "trainjob"] = "pytorchjob"
     """Kind of the job's object: PyTorchJob (training-operator 1.x), or TrainJob (Kubeflow Trainer 2.2 or newer)"""
     runtime: Name = "torch-distributed"
@@ -170,8 +171,11 @@ class ClusterConfig(Config):
     nodes: Count = 1
     """Pods of a job, which share world.processes evenly"""
     node: NodeConfig = NodeConfig()
+    """What each of them is given"""
     step: StepConfig = StepConfig()
+    """What the pods of the pipeline's steps are given"""
     workspace: WorkspaceConfig = WorkspaceConfig()
+    """The volume with the run folder"""
     queue: Name | None = None
     """Kueue's LocalQueue that admits the job; without one it starts at once"""
     priority: DottedName | None = None
@@ -191,6 +195,7 @@ class ClusterConfig(Config):
     pull_secrets: tuple[DottedName, ...] = ()
     """Secrets for the registry of the image"""
     patience: PatienceConfig = PatienceConfig()
+    """How long is waited, and how often started again"""
 
     @property
     def image_digest(self) -> str | None:
