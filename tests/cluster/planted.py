@@ -1,24 +1,24 @@
-"""A cluster over HTTP that is as a test says: objects by path, what is forbidden, which rights are denied."""
+"""A cluster on which a run has all that it needs, until a test takes something away, hides or changes it."""
 
-import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import yaml
 
 from configs.cluster import ClusterConfig
 from configs.schema import RunConfig
+from tests.cluster.fake.api import FakeCluster
+from tests.cluster.fake.handler import Request
+from tests.cluster.fake.requests import parse_path
+from tests.cluster.fake.store import StatusError
 from tests.tiny import tiny_run
 
 HOME = "/api/v1/namespaces/ours"
-DIGEST = "reg.example/trainworks@sha256:" + "0" * 64
+HEALTH = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1/healthz"
+CLAIM = f"{HOME}/persistentvolumeclaims/shared"
+KUEUE = "/apis/kueue.x-k8s.io"
+QUEUES = f"{KUEUE}/v1beta2/clusterqueues"
+RUNTIMES = "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes"
+PRIORITIES = "/apis/scheduling.k8s.io/v1/priorityclasses"
 SETTINGS: dict[str, Any] = {
-    "image": DIGEST,
+    "image": "reg.example/trainworks@sha256:" + "0" * 64,
     "namespace": "ours",
     "nodes": 2,
     "node": {"gpus": 1, "cpu": "4", "memory": "16Gi", "scratch": "10Gi"},
@@ -28,8 +28,7 @@ SETTINGS: dict[str, Any] = {
     "secrets": {"WANDB_API_KEY": {"name": "wandb", "key": "api-key"}},
 }
 COVERED = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "nvidia.com/gpu": "8"}
-COLLECTIONS = {"resourcequotas", "limitranges", "nodes", "storageclasses", "clusterqueues", "events"}
-COLLECTIONS |= {"clustertrainingruntimes"}
+SECRET = "secret-value"
 
 
 def cluster_run(**changes: Any) -> RunConfig:
@@ -40,12 +39,6 @@ def cluster_run(**changes: Any) -> RunConfig:
 
 def named(name: str, **more: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, **more.pop("metadata", {})}, **more}
-
-
-def schema(kind: str, **fields: Any) -> dict[str, Any]:
-    """The part of an OpenAPI document that tells a kind's fields."""
-    told = {"properties": {"spec": {"properties": fields}}, "x-kubernetes-group-version-kind": [{"kind": kind}]}
-    return {"components": {"schemas": {"other": {}, kind: told}}}
 
 
 def flavor(name: str, quota: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -59,120 +52,66 @@ def cluster_queue(*flavors: dict[str, Any], name: str = "all", **spec: Any) -> d
 
 
 def healthy() -> dict[str, Any]:
-    """What a cluster serves on which `cluster_run` would run."""
-    kueue, trainer = "/apis/kueue.x-k8s.io", "/apis/trainer.kubeflow.org/v1alpha1"
-    proxied = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1/healthz"
+    """The objects that `cluster_run` needs, by path."""
     template = {"spec": {"replicatedJobs": [{"name": "node"}]}}
     machine = {"allocatable": {"cpu": "32", "memory": "128Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": "4"}}
     return {
-        "/version": {"gitVersion": "v1.31.2"},
-        "/api/v1/namespaces/ours": named("ours"),
-        "/apis/kubeflow.org": {"versions": [{"version": "v1"}]},
-        "/apis/kubeflow.org/v1": {"resources": [{"name": "pytorchjobs"}]},
-        "/openapi/v3/apis/kubeflow.org/v1": schema(
-            "PyTorchJob", runPolicy={"properties": {"suspend": {}}}, nprocPerNode={"type": "string"}
-        ),
-        trainer: {"resources": [{"name": "trainjobs"}]},
-        f"/openapi/v3{trainer}": schema("TrainJob", runtimePatches={}),
-        f"{trainer}/clustertrainingruntimes/torch-distributed": named("torch-distributed", spec={"template": template}),
-        proxied: {"tag_name": "2.15.0"},
-        f"{HOME}/persistentvolumeclaims/shared": named(
-            "shared", spec={"accessModes": ["ReadWriteMany"]}, status={"phase": "Bound"}
-        ),
+        HOME: named("ours"),
+        HEALTH: {"tag_name": "2.15.0"},
+        CLAIM: named("shared", spec={"accessModes": ["ReadWriteMany"]}, status={"phase": "Bound"}),
+        f"{RUNTIMES}/torch-distributed": named("torch-distributed", spec={"template": template}),
         f"{HOME}/serviceaccounts/trainworks-job": named("trainworks-job"),
-        f"{HOME}/secrets/wandb": named("wandb", data={"api-key": "c2VjcmV0LXZhbHVl"}),
-        "/apis/scheduling.k8s.io/v1/priorityclasses/nightly": named("nightly"),
-        kueue: {"preferredVersion": {"version": "v1beta2"}},
-        f"{kueue}/v1beta2/namespaces/ours/localqueues/team": named("team", spec={"clusterQueue": "all"}),
-        f"{kueue}/v1beta2/clusterqueues/all": cluster_queue(flavor("gpu", COVERED)),
+        f"{HOME}/secrets/wandb": named("wandb", data={"api-key": SECRET}, stringData={"api-key": SECRET}),
+        f"{PRIORITIES}/nightly": named("nightly"),
+        f"{KUEUE}/v1beta2/namespaces/ours/localqueues/team": named("team", spec={"clusterQueue": "all"}),
+        f"{QUEUES}/all": cluster_queue(flavor("gpu", COVERED)),
         "/api/v1/nodes/big": named("big", status=machine),
     }
 
 
-class Planted:
-    """A server of such a cluster, and what it was asked."""
+class Planted(FakeCluster):
+    """Such a cluster."""
 
     def __init__(self) -> None:
-        self.served = healthy()
+        super().__init__()
+        self.kinds[("kueue.x-k8s.io", "cohorts")] = "Cohort"
         self.forbidden: set[str] = set()
         """Plural names of resources that may not be read or made"""
         self.denied: set[str] = set()
-        """Rights such as `create pytorchjobs`, of which a review says no"""
-        self.refusal = 0
-        """Status of every answer, when not 0"""
-        self.made: Callable[[str, dict[str, Any]], None] = lambda path, content: None
-        """Hears of each object that is made"""
-        self.asked: list[tuple[str, str]] = []
-        outer = self
+        """Rights such as `create pytorchjobs`"""
+        self.policy = self._allows
+        for path, content in healthy().items():
+            self.put(path, content)
 
-        class Handler(BaseHTTPRequestHandler):
-            def _reply(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                path = urlsplit(self.path).path
-                outer.asked.append((self.command, path))
-                status, content = outer.answer(self.command, path, json.loads(body or b"{}"))
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_DELETE = _reply  # noqa: N815
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+    def _allows(self, request: Request) -> bool:
+        resource = "/".join(part for part in (request.resource, request.subresource) if part)
+        return request.resource not in self.forbidden and f"{request.verb} {resource}" not in self.denied
 
     @property
     def creations(self) -> list[str]:
-        """Paths at which something was made, or tried to be."""
-        return [path for method, path in self.asked if method == "POST" and "selfsubject" not in path]
+        """Resources of which something was made, or tried to be."""
+        made = [each.resource for each in self.requests if each.verb in ("create", "update", "patch")]
+        return [each for each in made if each != "selfsubjectaccessreviews"]
 
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        if self.refusal:
-            return self.refusal, {"message": "Unauthorized"}
-        words = path.strip("/").split("/")
-        if kinds := self.forbidden & set(words):
-            return 403, {"message": f"{', '.join(kinds)} is forbidden: User cannot do it"}
-        if "selfsubjectaccessreviews" in words:
-            asked = body["spec"]["resourceAttributes"]
-            resource = "/".join(asked[key] for key in ("resource", "subresource") if key in asked)
-            return 201, body | {"status": {"allowed": f"{asked['verb']} {resource}" not in self.denied}}
-        if method == "POST":
-            place = f"{path}/{body['metadata']['name']}"
-            self.served[place] = body
-            self.made(place, body)
-            return 201, body
-        if method == "DELETE":
-            return (200, {}) if self.served.pop(path, None) else (404, {"message": "not found"})
-        if path in self.served:
-            return 200, self.served[path]
-        children = [each for place, each in self.served.items() if place.rpartition("/")[0] == path]
-        if words[-1] in COLLECTIONS:
-            return 200, {"items": children, "metadata": {}}
-        return 404, {"message": f"{path} not found"}
+    def put(self, path: str, content: Any, status: int = 200) -> None:
+        """Serve an object at its path, or any content at a path that is no object's."""
+        try:
+            asked = parse_path(path)
+        except StatusError:
+            return self.mount(path, lambda *call: (status, content))
+        if (asked.group, asked.resource) not in self.kinds or status != 200:
+            return self.mount(path, lambda *call: (status, content))
+        self.store.remove(asked.resource, asked.namespace, asked.name)
+        whole = content | {"metadata": {"name": asked.name, **content.get("metadata", {})}}
+        self.store.create(asked.resource, whole, asked.namespace)
+        return None
 
+    def drop(self, path: str) -> None:
+        """Serve it no more."""
+        if self.mounted.pop(path, None) is None:
+            asked = parse_path(path)
+            self.store.remove(asked.resource, asked.namespace, asked.name)
 
-@contextmanager
-def planted() -> Iterator[Planted]:
-    cluster = Planted()
-    thread = threading.Thread(target=cluster.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield cluster
-    finally:
-        cluster.http.shutdown()
-        cluster.http.server_close()
-        thread.join()
-
-
-def kubeconfig(path: Path, cluster: Planted) -> Path:
-    """The file that leads to it."""
-    place = {
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{cluster.http.server_port}"}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-    }
-    path.write_text(yaml.safe_dump(place | {"apiVersion": "v1", "kind": "Config", "current-context": "x"}))
-    return path
+    def drop_group(self, group: str) -> None:
+        """As a cluster on which an operator was never installed."""
+        self.kinds = {key: kind for key, kind in self.kinds.items() if key[0] != group}

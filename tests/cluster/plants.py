@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster.planted import COVERED, HOME, Planted, cluster_queue, flavor, named
+from tests.cluster.planted import (
+    CLAIM,
+    COVERED,
+    HEALTH,
+    HOME,
+    PRIORITIES,
+    QUEUES,
+    RUNTIMES,
+    Planted,
+    cluster_queue,
+    flavor,
+    named,
+)
 
-KUEUE = "/apis/kueue.x-k8s.io"
-QUEUES = f"{KUEUE}/v1beta2/clusterqueues"
-CLAIM = f"{HOME}/persistentvolumeclaims/shared"
-HEALTH = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1/healthz"
-PYTORCHJOBS, RUNTIMES = "/apis/kubeflow.org/v1", "/apis/trainer.kubeflow.org/v1alpha1/clustertrainingruntimes"
 CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+PYTORCHJOBS = "/apis/kubeflow.org/v1"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 ONE: dict[str, Any] = {"nodes": 1}
 MADE: dict[str, Any] = {"workspace": {}}
 MINE: dict[str, Any] = {"runtime": "mine"}
@@ -27,11 +36,11 @@ def nothing(cluster: Planted) -> None:
 
 
 def without(path: str) -> Change:
-    return lambda cluster: cluster.served.pop(path)
+    return lambda cluster: cluster.drop(path)
 
 
-def having(path: str, content: Any) -> Change:
-    return lambda cluster: cluster.served.update({path: content})
+def having(path: str, content: Any, status: int = 200) -> Change:
+    return lambda cluster: cluster.put(path, content, status)
 
 
 def hidden(*plurals: str) -> Change:
@@ -85,21 +94,21 @@ ROWS: list[Row] = [
     ),
     ("cluster API", "failed", "older than 1.27", having("/version", {"gitVersion": "v1.24.1"}), {}),
     ("cluster API", "failed", "no Kubernetes API", having("/version", b"<html>"), {}),
-    ("kind of job", "failed", "not served as kubeflow.org/v1", without(PYTORCHJOBS), {}),
+    ("kind of job", "failed", "not served as kubeflow.org/v1", lambda c: c.drop_group("kubeflow.org"), {}),
     ("kind of job", "failed", "not served", having(PYTORCHJOBS, {"resources": [{"name": "mpijobs"}]}), {}),
-    ("kind of job", "unknown", "does not tell its fields", without(f"/openapi/v3{PYTORCHJOBS}"), {}),
+    ("kind of job", "unknown", "does not tell its fields", having(f"/openapi/v3{PYTORCHJOBS}", {}, 404), {}),
     ("training runtime", "failed", "does not exist (there is torch-distributed)", nothing, MINE),
     ("training runtime", "failed", "no replicated job", having(f"{RUNTIMES}/mine", named("mine", spec={})), MINE),
     ("training runtime", "unknown", "get clustertrainingruntimes", hidden("clustertrainingruntimes"), MINE),
     ("rights", "failed", "create pytorchjobs.kubeflow.org", lambda c: c.denied.add("create pytorchjobs"), {}),
     ("rights", "failed", "get pods/log", lambda c: c.denied.add("get pods/log"), {}),
     ("rights", "failed", "create services/proxy ml-pipeline:http", lambda c: c.denied.add("create services/proxy"), {}),
-    ("rights", "failed", "their own rights", hidden("selfsubjectaccessreviews"), {}),
-    ("pipelines", "failed", "there is no service ml-pipeline", without(HEALTH), {}),
+    ("rights", "failed", "their own rights", having(REVIEWS, {}, 403), {}),
+    ("pipelines", "failed", "there is no service ml-pipeline", having(HEALTH, {}, 404), {}),
     ("pipelines", "failed", "2.14.3, older than 2.15", having(HEALTH, {"tag_name": "2.14.3"}), {}),
     ("pipelines", "unknown", "does not tell its version", having(HEALTH, {"tag_name": "unknown"}), {}),
     ("pipelines", "unknown", "does not tell its version", having(HEALTH, b"<html>"), {}),
-    ("pipelines", "unknown", "services/proxy", hidden("services"), {}),
+    ("pipelines", "unknown", "services/proxy", having(HEALTH, {}, 403), {}),
     ("pipelines", "failed", "does not answer", nothing, {"pipelines": {"url": "http://127.0.0.1:9"}}),
     ("image", "failed", "is a tag", nothing, {"image": "reg.example:5000/trainworks:0.1.0"}),
     ("workspace", "failed", "does not exist", without(CLAIM), {}),
@@ -140,7 +149,7 @@ ROWS: list[Row] = [
     ("limit range", "ok", "fit", limit(max={"cpu": "4"}), {}),
     ("limit range", "unknown", "right to list limitranges", hidden("limitranges"), {}),
     ("queue", "skipped", "jobs start at once", nothing, {"queue": None}),
-    ("queue", "failed", "no Kueue", without(KUEUE), {}),
+    ("queue", "failed", "no Kueue", lambda c: c.drop_group("kueue.x-k8s.io"), {}),
     ("queue", "failed", "LocalQueue other does not exist", nothing, {"queue": "other"}),
     ("queue", "failed", "ClusterQueue all of LocalQueue team does not exist", without(f"{QUEUES}/all"), {}),
     ("queue", "failed", "stopPolicy is Hold", queue(flavor("gpu", COVERED), stopPolicy="Hold"), {}),
@@ -175,7 +184,7 @@ ROWS: list[Row] = [
     ),
     ("queue's quota", "unknown", "right to get clusterqueues", hidden("clusterqueues"), {}),
     ("queue", "unknown", "right to get localqueues", hidden("localqueues"), {}),
-    ("priority", "failed", "no PriorityClass", without("/apis/scheduling.k8s.io/v1/priorityclasses/nightly"), {}),
+    ("priority", "failed", "no PriorityClass", without(f"{PRIORITIES}/nightly"), {}),
     ("priority", "failed", "no WorkloadPriorityClass", nothing, {"job": "trainjob"}),
     ("priority", "failed", "no effect", nothing, {"job": "trainjob", "queue": None}),
     ("priority", "unknown", "right to get priorityclasses", hidden("priorityclasses"), {}),

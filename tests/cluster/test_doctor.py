@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from k8s.checks import inside, preflight
 from k8s.checks.local import local, requirements
 from k8s.doctor import STAND_IN, connected, main
 from tests.cluster import plants
-from tests.cluster.planted import COVERED, HOME, SETTINGS, Planted, cluster_queue, flavor, kubeconfig, planted
+from tests.cluster.fake.kubelet import Kubelet
+from tests.cluster.planted import COVERED, HEALTH, HOME, PRIORITIES, QUEUES, SETTINGS, Planted, cluster_queue, flavor
 from tests.corpus import COMPLETE
 from tests.runs import wait_until
 
@@ -30,8 +30,8 @@ Capture = pytest.CaptureFixture[str]
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Planted]:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
-    with planted() as made:
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", made)))
+    with Planted() as made:
+        monkeypatch.setenv("KUBECONFIG", str(made.write_kubeconfig(tmp_path / "kubeconfig")))
         yield made
 
 
@@ -52,17 +52,14 @@ def test_a_cluster_with_all_that_a_run_needs_is_well(cluster: Planted, tmp_path:
 def test_ten_planted_faults_are_all_named_with_their_remedies(
     cluster: Planted, tmp_path: Path, capsys: Capture
 ) -> None:
-    cluster.served["/openapi/v3/apis/kubeflow.org/v1"]["components"]["schemas"]["PyTorchJob"]["properties"] = {
-        "spec": {"properties": {"nprocPerNode": {"type": "integer"}}}
-    }
+    cluster.schemas["PyTorchJob"] = {"nprocPerNode": {"type": "integer"}}
     cluster.denied.add("create pytorchjobs")
-    cluster.served[plants.HEALTH] = {"tag_name": "2.4.0"}
+    cluster.put(HEALTH, {"tag_name": "2.4.0"})
     plants.volume("ReadWriteOnce")(cluster)
     plants.quota({"requests.cpu": "4"})(cluster)
-    cluster.served[f"{plants.QUEUES}/all"] = cluster_queue(flavor("gpu", COVERED | {"memory": "8Gi"}))
-    del cluster.served["/apis/scheduling.k8s.io/v1/priorityclasses/nightly"]
-    del cluster.served[f"{HOME}/serviceaccounts/trainworks-job"]
-    del cluster.served[f"{HOME}/secrets/wandb"]
+    cluster.put(f"{QUEUES}/all", cluster_queue(flavor("gpu", COVERED | {"memory": "8Gi"})))
+    for path in (f"{PRIORITIES}/nightly", f"{HOME}/serviceaccounts/trainworks-job", f"{HOME}/secrets/wandb"):
+        cluster.drop(path)
     words = [str(COMPLETE), overlay(tmp_path / "c.yaml", image="trainworks:0.1.0")]
 
     assert main([*words, "--cluster", "--json"]) == 2
@@ -85,7 +82,7 @@ def test_ten_planted_faults_are_all_named_with_their_remedies(
 
 
 def test_an_expired_token_is_told_with_exit_code_2(cluster: Planted, tmp_path: Path, capsys: Capture) -> None:
-    cluster.refusal = 401
+    cluster.tokens.clear()
     assert main([overlay(tmp_path / "c.yaml"), "world.processes=2", "--cluster"]) == 2
     out = capsys.readouterr().out
     assert "FAILED   cluster API" in out
@@ -119,7 +116,7 @@ def test_a_cluster_that_stays_away_is_an_outage(
     cluster: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr("k8s.doctor.OUTAGE_S", 0.0)
-    cluster.refusal = 503
+    cluster.down()
     assert main([overlay(tmp_path / "c.yaml"), "--cluster"]) == 1
     assert "stayed away" in capsys.readouterr().err
 
@@ -128,7 +125,7 @@ def test_here_alone_no_cluster_is_asked_for(cluster: Planted, tmp_path: Path, ca
     assert main(["--runs", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     assert "ok       cluster access" in out
-    assert cluster.asked == []
+    assert not cluster.requests
     assert not (tmp_path / "runs").exists()
 
 
@@ -156,23 +153,6 @@ def test_packages_that_differ_or_lack_are_named(tmp_path: Path) -> None:
     assert "pyyaml is " in found.says
 
 
-def live(cluster: Planted, workspace: Path) -> None:
-    """Run each pod that is made as a process here, as a kubelet would."""
-
-    def made(place: str, pod: dict[str, Any]) -> None:
-        def play() -> None:
-            command = [sys.executable, *pod["spec"]["containers"][0]["command"][1:]]
-            done = subprocess.run(command, capture_output=True, check=False, timeout=60)
-            lines = [b"2026-01-01T00:00:00.0Z " + line for line in done.stdout.splitlines(keepends=True)]
-            cluster.served[f"{place}/log"] = b"".join(lines)
-            pod["status"] = {"phase": "Failed" if done.returncode else "Succeeded"}
-
-        threading.Thread(target=play).start()
-
-    workspace.mkdir()
-    cluster.made = made
-
-
 def trial(tmp_path: Path, **changes: Any) -> list[str]:
     path = str(tmp_path / "workspace")
     settings = {"nodes": 1, "node": {}, "workspace": {"claim": "shared", "path": path}, "queue": None} | changes
@@ -183,45 +163,50 @@ def found_in(text: str) -> dict[str, dict[str, str]]:
     return {each["name"]: each for each in json.loads(text)}
 
 
+@pytest.fixture
+def kubelet(cluster: Planted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubelet]:
+    """Runs each pod as a process of this machine."""
+    monkeypatch.setattr("k8s.checks.trial.LOOK_S", 0.05)
+    with Kubelet(cluster) as made:
+        yield made
+
+
+def gone(cluster: Planted) -> bool:
+    return not cluster.objects("pods")
+
+
 @pytest.mark.slow
 def test_a_trial_pod_tells_what_a_job_would_find_and_is_gone(
-    cluster: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    cluster: Planted, kubelet: Kubelet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("k8s.checks.trial.LOOK_S", 0.05)
     monkeypatch.setattr("k8s.checks.trial.USER", os.getuid())
-    live(cluster, tmp_path / "workspace")
+    (tmp_path / "workspace").mkdir()
     assert main(trial(tmp_path)) == 0
     found = found_in(capsys.readouterr().out)
     for name in ("trial pod", "pod's /dev/shm", "pod's workspace", "pod's scratch", "pod's user"):
         assert found[name]["state"] == "ok", found[name]
-    (path,) = cluster.creations
-    assert path == f"{HOME}/pods"
-    assert not any("/pods/" in place and not place.endswith("/log") for place in cluster.served)
+    assert cluster.creations == ["pods"]
+    assert gone(cluster)
 
 
 @pytest.mark.slow
 def test_a_volume_that_the_pod_may_not_write_is_named(
-    cluster: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    cluster: Planted, kubelet: Kubelet, tmp_path: Path, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("k8s.checks.trial.LOOK_S", 0.05)
-    live(cluster, tmp_path / "elsewhere")
     assert main(trial(tmp_path)) == 2
-    found = found_in(capsys.readouterr().out)
-    assert (found["pod's workspace"]["state"], "No such file" in found["pod's workspace"]["says"]) == ("failed", True)
+    found = found_in(capsys.readouterr().out)["pod's workspace"]
+    assert (found["state"], "No such file" in found["says"]) == ("failed", True)
+    assert gone(cluster)
 
 
 @pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
 def test_a_trial_pod_that_cannot_start_is_told_and_deleted(
-    reason: str, cluster: Planted, tmp_path: Path, capsys: Capture
+    reason: str, cluster: Planted, kubelet: Kubelet, tmp_path: Path, capsys: Capture
 ) -> None:
-    waiting = {"reason": reason, "message": "because of this"}
-    cluster.made = lambda place, pod: pod.update(
-        status={"phase": "Pending", "containerStatuses": [{"state": {"waiting": waiting}}]}
-    )
+    kubelet.hold("trainworks-doctor-*", reason, "because of this")
     assert main(trial(tmp_path)) == 2
-    found = found_in(capsys.readouterr().out)["trial pod"]
-    assert found["says"] == f"{reason}: because of this"
-    assert not any("/pods/" in place for place in cluster.served)
+    assert found_in(capsys.readouterr().out)["trial pod"]["says"] == f"{reason}: because of this"
+    assert gone(cluster)
 
 
 def test_a_trial_pod_that_is_refused_is_a_finding(cluster: Planted, tmp_path: Path, capsys: Capture) -> None:
@@ -230,25 +215,28 @@ def test_a_trial_pod_that_is_refused_is_a_finding(cluster: Planted, tmp_path: Pa
     assert "the cluster refuses it: pods is forbidden" in found_in(capsys.readouterr().out)["trial pod"]["says"]
 
 
-def test_a_trial_pod_that_waits_too_long_is_told_why(cluster: Planted, tmp_path: Path, capsys: Capture) -> None:
-    condition = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
-    cluster.made = lambda place, pod: pod.update(status={"phase": "Pending", "conditions": [condition]})
-    assert main([*trial(tmp_path), "--wait", "0"]) == 2
+def test_a_trial_pod_that_waits_too_long_is_told_why(
+    cluster: Planted, kubelet: Kubelet, tmp_path: Path, capsys: Capture
+) -> None:
+    kubelet.hold("*", message="0/3 nodes are available")
+    assert main([*trial(tmp_path), "--wait", "0.5"]) == 2
     says = found_in(capsys.readouterr().out)["trial pod"]["says"]
-    assert says == "not started within 0 s: 0/3 nodes are available"
-    assert not any("/pods/" in place for place in cluster.served)
+    assert says == "not started within 0.5 s: 0/3 nodes are available"
+    assert gone(cluster)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_doctor_that_is_stopped_leaves_no_pod(cluster: Planted, tmp_path: Path, number: int) -> None:
-    cluster.made = lambda place, pod: pod.update(status={"phase": "Pending"})
+def test_a_doctor_that_is_stopped_leaves_no_pod(
+    cluster: Planted, kubelet: Kubelet, tmp_path: Path, number: int
+) -> None:
+    kubelet.hold("*")
     command = [sys.executable, "-m", "pipelines.cli", "doctor", *trial(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    assert wait_until(lambda: any(method == "GET" and "/pods/" in path for method, path in list(cluster.asked)))
+    assert wait_until(lambda: cluster.count("get", "pods") > 0)
     os.killpg(process.pid, number)
     process.wait(30)
-    assert wait_until(lambda: not any("/pods/" in place for place in list(cluster.served)))
+    assert wait_until(lambda: gone(cluster))
 
 
 def test_the_look_inside_needs_the_standard_library_alone(tmp_path: Path) -> None:
