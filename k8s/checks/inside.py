@@ -1,4 +1,4 @@
-"""What a pod of a job finds around it: run inside of one, `python -c TEXT WORKSPACE`, so the standard library alone."""
+"""What a pod of a job finds around it: run there by `python -c TEXT WORKSPACE [wandb]`, so standard library alone."""
 
 import glob
 import json
@@ -12,7 +12,7 @@ MARK = "trainworks-doctor "
 WANDB = "https://api.wandb.ai"
 
 
-def look(workspace):  # no annotations: whichever Python the image has may run this
+def look(workspace, ask_wandb):  # no annotations: whichever Python the image has may run this
     """Sizes, rights and ways out, as JSON can hold them."""
     memory = os.statvfs("/dev/shm")  # noqa: S108
     return {
@@ -21,8 +21,7 @@ def look(workspace):  # no annotations: whichever Python the image has may run t
         "workspace": unwritable(workspace),
         "scratch": unwritable("/tmp"),  # noqa: S108
         "gpus": len(glob.glob("/dev/nvidia[0-9]*")),
-        "wandb": answers(wandb_address()),
-        "wandb_key": bool(os.environ.get("WANDB_API_KEY")),
+        "wandb": ask_wandb and answers(wandb_address()),
     }
 
 
@@ -55,4 +54,4 @@ def answers(address):
 
 
 if __name__ == "__main__":
-    print(MARK + json.dumps(look(sys.argv[1])), flush=True)
+    print(MARK + json.dumps(look(sys.argv[1], "wandb" in sys.argv[2:])), flush=True)

@@ -23,6 +23,8 @@ LOOK_S = 2.0
 """Seconds between two looks at the pod"""
 LASTING_S = 60
 """Seconds that it runs at most"""
+SILENT = ("disabled", "offline")
+"""Modes of W&B in which nobody asks for its server"""
 HOPELESS = {
     "ImagePullBackOff": "look at the name and digest of cluster.image, and at cluster.pull_secrets",
     "InvalidImageName": "mend cluster.image",
@@ -55,7 +57,8 @@ def trial_pod(run: RunConfig, name: str, *, wait_s: float) -> dict[str, Any]:
     """The pod: as a job's, less its probes, with our look in place of the training."""
     spec = pod_spec(Job(run, "train", run.cluster.mount, volume=_volume(run)), CONTAINER)
     text = Path(inside.__file__).read_text(encoding="utf-8")
-    spec["containers"][0] |= {"command": ["python", "-c", text, run.cluster.mount]}
+    words = ["python", "-c", text, run.cluster.mount, *([] if run.wandb.mode in SILENT else ["wandb"])]
+    spec["containers"][0] |= {"command": words}
     for probe in ("startupProbe", "livenessProbe"):
         del spec["containers"][0][probe]
     spec |= {"restartPolicy": "Never", "activeDeadlineSeconds": int(wait_s) + LASTING_S}
@@ -165,7 +168,7 @@ def judge(run: RunConfig, told: dict[str, Any]) -> Iterator[Finding]:
 
 def _wandb(run: RunConfig, told: dict[str, Any]) -> Finding:
     name = "pod's W&B"
-    if run.wandb.mode in ("disabled", "offline"):
+    if run.wandb.mode in SILENT:
         return skipped(name, f"wandb.mode={run.wandb.mode}")
     if told["wandb"]:
         return ok(name, "its server answers")
