@@ -1,6 +1,5 @@
 """The objects of the fake cluster: versions, watches, owners, deletion in its stages."""
 
-import copy
 import datetime
 import itertools
 import json
@@ -72,7 +71,10 @@ class Watcher:
 
 
 class Store:
-    """All objects. `graceful` says which are only marked as being deleted, until somebody calls `remove`."""
+    """All objects. `graceful` says which are only marked as being deleted, until somebody calls `remove`.
+
+    An object that was given out is never edited, here or elsewhere: `change` makes a new one.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -88,21 +90,20 @@ class Store:
 
     def get(self, plural: str, namespace: str, name: str) -> Object | None:
         with self.lock:
-            found = self._objects.get((plural, namespace, name))
-            return copy.deepcopy(found) if found else None
+            return self._objects.get((plural, namespace, name))
 
     def list(self, plural: str, namespace: str = "", selector: Selector | None = None) -> list[Object]:
-        """Copies of what a selector accepts, in the order of their names."""
+        """What a selector accepts, in the order of the names."""
         selector = selector or Selector()
         with self.lock:
             places: Iterable[Place] = self._objects
             if selector.bucket:
                 places = self._by_label.get((plural, *selector.bucket), ())
             chosen = sorted(place for place in places if place[0] == plural and namespace in ("", place[1]))
-            return [copy.deepcopy(self._objects[p]) for p in chosen if selector.accepts(self._objects[p])]
+            return [self._objects[place] for place in chosen if selector.accepts(self._objects[place])]
 
     def create(self, plural: str, manifest: Mapping[str, Any], namespace: str = "") -> Object:
-        found = copy.deepcopy(dict(manifest))
+        found = copied(manifest)
         metadata = found.setdefault("metadata", {})
         if namespace:
             metadata["namespace"] = namespace
@@ -114,7 +115,7 @@ class Store:
                 raise StatusError(409, "AlreadyExists", f'{plural} "{place[2]}" already exists')
             metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
             self._put("ADDED", place, found)
-            return copy.deepcopy(found)
+            return found
 
     def change(self, plural: str, namespace: str, name: str, edit: Callable[[Object], None]) -> Object:
         """Let `edit` change an object in place. Raises StatusError 404."""
@@ -122,10 +123,10 @@ class Store:
             place = (plural, namespace, name)
             if place not in self._objects:
                 raise StatusError(404, "NotFound", f'{plural} "{name}" not found')
-            found = copy.deepcopy(self._objects[place])
+            found = copied(self._objects[place])
             edit(found)
             self._put("MODIFIED", place, found)
-            return copy.deepcopy(found)
+            return found
 
     def delete(self, plural: str, namespace: str, name: str, *, foreground: bool = False) -> Object:
         """Begin to delete an object: at once, or by marking it. Raises StatusError 404."""
@@ -138,7 +139,7 @@ class Store:
                 self.remove(plural, namespace, name)
                 return found
             if "deletionTimestamp" not in found["metadata"]:
-                marked = copy.deepcopy(found)
+                marked = copied(found)
                 marked["metadata"] |= {"deletionTimestamp": now()}
                 if waits:
                     marked["metadata"]["finalizers"] = ["foregroundDeletion"]
@@ -158,7 +159,7 @@ class Store:
                 self._by_label[(plural, *label)].discard(place)
             for owner in found["metadata"].get("ownerReferences") or ():
                 self._dependents[owner["uid"]].discard(place)
-            found = copy.deepcopy(found)
+            found = copied(found)
             self._publish("DELETED", place, found)
             uid = found["metadata"]["uid"]
             for dependent in list(self._dependents.get(uid, ())):
@@ -218,15 +219,19 @@ class Store:
     def _publish(self, kind: str, place: Place, found: Object) -> None:
         self.version = next(self._versions)
         found["metadata"]["resourceVersion"] = str(self.version)
-        shown = copy.deepcopy(found)
-        self._history.append((self.version, kind, place[0], shown))
-        line = event_line(kind, shown)
-        for bucket in (None, *(shown["metadata"].get("labels") or {}).items()):
+        self._history.append((self.version, kind, place[0], found))
+        line = event_line(kind, found)
+        for bucket in (None, *(found["metadata"].get("labels") or {}).items()):
             for watcher in self._watchers.get((place[0], bucket), ()):
-                if watcher.wants(shown):
+                if watcher.wants(found):
                     watcher.queue.put(line)
         for listener in self.listeners:
-            listener(kind, shown)
+            listener(kind, found)
+
+
+def copied(found: Mapping[str, Any]) -> Object:
+    """A copy of what is JSON anyway, which is quicker so than member by member."""
+    return json.loads(json.dumps(found))
 
 
 def event_line(kind: str, found: Mapping[str, Any]) -> bytes:
