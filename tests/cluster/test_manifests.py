@@ -52,6 +52,11 @@ def objects(overlay: str) -> list[Manifest]:
     return render(MANIFESTS / "overlays" / overlay)
 
 
+@functools.cache
+def base() -> list[Manifest]:
+    return render(MANIFESTS / "base")
+
+
 def of_kind(found: list[Manifest], *kinds: str) -> dict[str, Manifest]:
     """Objects by namespace and name, of kinds of which no two share them."""
     return {place(each): each for each in found if each["kind"] in kinds}
@@ -83,6 +88,23 @@ def test_every_object_of_a_queue_would_be_accepted(overlay: str, number: int) ->
     assert len(custom) == number
 
 
+@needs_crds
+def test_a_queue_in_the_words_of_another_version_is_refused() -> None:
+    path = MANIFESTS / "overlays" / "tenants" / "queues" / "team-a.yaml"
+    queue = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert problems(queue) == []
+    queue["spec"]["cohort"] = queue["spec"].pop("cohortName")
+    assert problems(queue) == ["spec.cohort: unknown field"]
+    queue["apiVersion"] = "kueue.x-k8s.io/v1beta1"
+    assert problems(queue) == []
+    queue["spec"]["preemption"]["withinClusterQueue"] = "Lower"
+    queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"][0]["nominalQuota"] = "64 cores"
+    assert [line.split(": ")[0] for line in problems(queue)] == [
+        "spec.preemption.withinClusterQueue",
+        "spec.resourceGroups[0].flavors[0].resources[0].nominalQuota",
+    ]
+
+
 @needs_kubectl
 @each_overlay
 def test_no_two_objects_are_the_same(overlay: str) -> None:
@@ -108,7 +130,7 @@ def test_a_component_can_be_added_and_is_accepted(component: str, tmp_path: Path
     found = render(tmp_path)
     assert [(each["kind"], place(each), wrong) for each in found if (wrong := problems(each))] == []
     assert [(place(each), wrong) for each in found if (wrong := grants_too_much(each))] == []
-    assert found != render(MANIFESTS / "base")
+    assert found != base()
 
 
 def grants_too_much(manifest: Manifest) -> list[str]:
