@@ -13,6 +13,8 @@ LABEL = "trainworks.dev/"
 JOB_PODS = {"app.kubernetes.io/name": "trainworks", "app.kubernetes.io/component": "job"}
 SPEC = f"{LABEL}spec"
 """Annotation with the digest of what was asked for, by which a job that exists is known again"""
+RETRIES = 2
+"""Times that a cluster starts a step of the pipeline again by itself, which goes on where it was"""
 LONGEST_NAME = 46
 """Of a job: its pods add `-worker-255` or `-node-0-255-xxxxx` to it, and their host names end at 63 letters"""
 MODULES = {"train": "trainer", "evaluate": "trainer.evaluation"}

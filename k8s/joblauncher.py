@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from configs.errors import OutageError, UserError
@@ -15,7 +16,7 @@ from configs.schema import RunConfig
 from configs.stages import checkpoints, read_record
 from k8s.api import PODS, Api, RefusedError, Resource
 from k8s.connect import connect
-from k8s.job import LABEL, SPEC, Job, Owner, owner_reference
+from k8s.job import LABEL, RETRIES, SPEC, Job, Owner, owner_reference
 from k8s.joblog import JobLog
 from k8s.launch import Outcome
 from k8s.podlogs import PodLogs
@@ -57,9 +58,8 @@ def launch_job(
     """
     owner = own_pod(os.environ)
     job = Job(run, stage, str(folder.path), pipeline_run, fold, 0, owner, volume, environment or {})
-    mark = folder.job_mark(job.key)
-    if mark.exists():
-        return Outcome(143, str(read_record(mark)["reason"]))
+    if reason := _taken_away(folder.job_mark(job.key)):
+        return Outcome(143, reason)
 
     def tell(text: str) -> None:
         show(Line(stage, LASTING, text))
@@ -219,7 +219,7 @@ class JobLauncher:
         if verdict.kind == "deleted":
             self._remove()
             reason = f"{verdict.reason}; go on with it: trainworks resume"
-            write_json(self.folder.job_mark(self.job.key), {"job": self.job.name, "reason": reason})
+            write_json(self.folder.job_mark(self.job.key), {"reason": reason, "refusals": RETRIES})
             return Outcome(verdict.code, reason)
         code, said = self._record.failure()
         if not self._ended():
@@ -255,6 +255,18 @@ class JobLauncher:
 
     def _tell(self, text: str) -> None:
         self.show(Line(self.job.stage, LASTING, text))
+
+
+def _taken_away(mark: Path) -> str:
+    """Why a job is not made again: somebody deleted it. Empty once the starts that nobody asked for are over."""
+    if not mark.exists():
+        return ""
+    record = read_record(mark)
+    if record["refusals"] == 0:
+        mark.unlink()
+        return ""
+    write_json(mark, record | {"refusals": record["refusals"] - 1})
+    return str(record["reason"])
 
 
 def attempt_of(found: Mapping[str, Any]) -> int:

@@ -15,13 +15,12 @@ from configs.errors import ConfigError
 from configs.load import load
 from configs.suite import SuiteConfig
 from configs.suite_file import arguments_of, read_suite
-from k8s.job import LABEL
+from k8s.job import LABEL, RETRIES
 from pipelines.baselines import folder_of, versions_in
 from pipelines.components import nightly, verdict
 from pipelines.gate.artifacts import fill_artifacts
 from pipelines.nightly import build_page, code_of, do_suite, home_of
 from pipelines.on_cluster import describe_task, give_a_node, pipeline_config, workspace_of
-from pipelines.training import RETRIES
 
 if TYPE_CHECKING:
     Shown = tuple[dsl.Metrics, dsl.HTML]

@@ -8,13 +8,11 @@ from kfp import compiler, dsl
 
 from configs.folds import cross_validates, fold_names
 from configs.schema import RunConfig
+from k8s.job import RETRIES
 from pipelines.components import collect, evaluate, prepare, train
 from pipelines.launching import JOB
 from pipelines.on_cluster import describe_task, labels_of, pipeline_config, workspace_of
 from pipelines.parameters import encode_config
-
-RETRIES = 2
-"""Times that a cluster starts a step again, which goes on where it was"""
 
 
 def build(run: RunConfig, *, retries: int = 0) -> Any:

@@ -37,8 +37,8 @@ class Right:
 
 
 def _of_kind(group: str, plural: str) -> tuple[Right, ...]:
-    both = [Right(verb, group, plural) for verb in ("get", "list", "delete")]
-    return (*both, *(Right(verb, group, plural, who=("launcher",)) for verb in ("create", "patch")))
+    both = [Right(verb, group, plural) for verb in ("list", "delete")]
+    return (*both, *(Right(verb, group, plural, who=("launcher",)) for verb in ("get", "create", "patch")))
 
 
 RIGHTS = (
@@ -48,7 +48,7 @@ RIGHTS = (
     Right("watch", "", "pods", who=("launcher",)),
     Right("get", "", "pods", "log"),
     Right("get", "", "persistentvolumeclaims", who=("submitter",)),
-    *(Right(verb, "", "services", "proxy", PIPELINES_SERVICE, ("submitter",)) for verb in ("get", "create")),
+    *(Right(verb, "", "services", "proxy", PIPELINES_SERVICE, ("submitter",)) for verb in ("get", "create", "delete")),
 )
 
 

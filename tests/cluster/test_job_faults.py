@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from k8s.job import RETRIES
 from tests.cluster.bench import STEPS, Bench, bench, seconds
 from tests.runs import losses_of, run, steps_of, wait_until
 
@@ -109,9 +110,14 @@ def test_a_job_that_somebody_deletes_is_not_made_again(there: Bench) -> None:
     assert step.wait() == 143, step.text
     assert "was deleted by somebody else; go on with it: trainworks resume" in step.reason
     assert_nothing_is_left(there, folder)
-    again = there.start(folder)
-    assert again.wait() == 143, "a retried step does not bring back what was taken away"
-    assert there.jobs(folder) == []
+    for _ in range(RETRIES):
+        again = there.start(folder)
+        assert again.wait() == 143, "a step that is started again by itself does not bring back what was taken away"
+        assert there.jobs(folder) == []
+    asked = there.start(folder)
+    assert asked.says("2 nodes with 1 rank each"), "one that somebody asks for does"
+    asked.stop()
+    assert asked.wait() == 143
 
 
 def test_an_api_that_is_away_for_20_seconds_is_waited_for(there: Bench, local: Path) -> None:
