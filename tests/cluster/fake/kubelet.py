@@ -104,8 +104,8 @@ class Kubelet:
             return [each for each in self._pods.values() if _name(each.pod) == name][-1]
 
     def _heard(self, kind: str, pod: Object) -> None:
-        if pod.get("kind") != "Pod":
-            return
+        if pod.get("kind") != "Pod" or not pod["spec"].get("containers"):
+            return  # one without containers stands for a process that somebody else has started
         uid = pod["metadata"]["uid"]
         with self._lock:
             if kind == "ADDED":
