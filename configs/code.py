@@ -66,15 +66,16 @@ def package_versions(home: Path = HOME) -> dict[str, str]:
     """Installed versions of the packages that the lock names, or of all where the lock is not there."""
     lock = home / LOCK
     if not lock.is_file():
-        return {_plain(each.name): each.version for each in sorted(metadata.distributions(), key=lambda d: d.name)}
+        return {plain_name(each.name): each.version for each in sorted(metadata.distributions(), key=lambda d: d.name)}
     versions = {}
     for name in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)", lock.read_text(encoding="utf-8"), re.MULTILINE):
         with contextlib.suppress(metadata.PackageNotFoundError):  # of another platform
-            versions[_plain(name)] = metadata.version(name)
+            versions[plain_name(name)] = metadata.version(name)
     return versions
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -74,8 +74,12 @@ class Api:
 
     def get(self, resource: Resource, name: str) -> Object | None:
         """An object; None where there is none of that name, or no such kind."""
+        return self.read(resource.path(self.namespace, name))
+
+    def read(self, path: str) -> Object | None:
+        """What is served at a path, such as /version or the list of a group's kinds; None where nothing is."""
         try:
-            return self._json("GET", resource.path(self.namespace, name))
+            return self._json("GET", path)
         except RefusedError as error:
             if error.status == 404:
                 return None

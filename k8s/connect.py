@@ -35,6 +35,7 @@ def connect(context: str | None = None) -> Any:
 
 
 def _read(config: Any, settings: Any, paths: str, context: str | None) -> None:
+    import yaml
     from kubernetes.config.config_exception import ConfigException
 
     try:
@@ -46,8 +47,8 @@ def _read(config: Any, settings: Any, paths: str, context: str | None) -> None:
                 f"cluster.context={context} is not in {paths}; its contexts are {', '.join(known) or 'none'}"
             ) from None
         raise UserError(LOGGED_OUT.format(who=context or paths, why=error)) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{paths} cannot be read as a kubeconfig: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{paths} cannot be read as a kubeconfig: {' '.join(str(error).split())}") from None
 
 
 def _contexts(config: Any, paths: str) -> list[str]:

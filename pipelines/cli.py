@@ -36,6 +36,7 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "nightly": ("pipelines.nightly", "run a suite of small runs with several seeds and gate each against its baseline"),
     "gate": ("pipelines.gate", "say whether runs are better, the same or worse than a baseline, by the noise of seeds"),
     "baseline": ("pipelines.baselines", "store runs as a versioned baseline, show one, or list its history"),
+    "doctor": ("k8s.doctor", "say what this machine or a cluster lacks for a run, and how to mend it"),
     "compare": ("pipelines.compare", "print the metrics of several runs beside each other, with their differences"),
 }
 

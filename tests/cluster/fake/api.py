@@ -10,10 +10,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
+from tests.cluster.fake.discovery import SCHEMAS
 from tests.cluster.fake.handler import Handler, Request, Server
 from tests.cluster.fake.store import Object, Store
 
@@ -72,7 +73,7 @@ class FakeCluster:
     """The API on a port of this machine; a context manager."""
 
     def __init__(self, *, port: int = 0, validate: Callable[[Object], list[str]] | None = None) -> None:
-        self.store, self.faults, self.kinds = Store(), Faults(), dict(KINDS)
+        self.store, self.faults, self.kinds, self.schemas = Store(), Faults(), dict(KINDS), dict(SCHEMAS)
         self.validate = validate or (lambda manifest: [])
         self.tokens = {TOKEN: "tester"}
         self.policy: Policy = lambda request: True
@@ -85,7 +86,7 @@ class FakeCluster:
         self._lock = threading.Lock()
         self._cutting = threading.Event()
 
-    def __enter__(self) -> "FakeCluster":
+    def __enter__(self) -> Self:
         self.up()
         return self
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.cluster.fake.discovery import discover
 from tests.cluster.fake.requests import Asked, merge, parse_path, selector_of, verb_of
 from tests.cluster.fake.store import Object, StatusError, event_line
 
@@ -41,6 +42,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer's head and body would be 40 ms apart
     server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def setup(self) -> None:
@@ -75,12 +77,13 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_method  # noqa: N815
 
     def _kubernetes(self, path: str, query: dict[str, str], body: bytes) -> None:
-        cluster = self.server.cluster
+        cluster, user = self.server.cluster, self._user()
         if path in ("/version", "/version/", "/readyz", "/healthz", "/livez"):
             return self._answer(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"})
+        if told := discover(path, cluster.kinds, cluster.schemas):
+            return self._answer(200, told)
         asked = parse_path(path)
         verb = verb_of(self.command, asked, query)
-        user = self._user()
         request = Request(user, verb, asked.group, asked.resource, asked.namespace, asked.name, asked.subresource)
         cluster.requests.append(request)
         time.sleep(cluster.faults.delay_s)
@@ -200,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _answer(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
-        data = json.dumps(content).encode()
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}.items():
             self.send_header(name, str(value))
