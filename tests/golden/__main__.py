@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import yaml
+
 from configs.load import load
 from configs.schema import RunConfig
+from k8s.job import Job, Owner
+from k8s.joblauncher import KINDS
 from pipelines.training import compile_pipeline
 
 HERE = Path(__file__).parent
@@ -14,6 +18,18 @@ PIPELINES = {
     "demo-cnn-folds": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2"],
 }
 """What is compiled, by the name of its golden file: a run of one model, and a cross-validation"""
+IMAGE = f"registry.example.org/trainworks@sha256:{'0123456789abcdef' * 4}"
+JOBS = {
+    "pytorchjob": [
+        "shakespeare.yaml",
+        "clusters/gpu.yaml",
+        f"cluster.image={IMAGE}",
+        "cluster.secrets={WANDB_API_KEY: {name: wandb, key: api-key}}",
+        "cluster.node.rdma={resource: rdma/hca_shared_devices_a, count: 1}",
+    ],
+    "trainjob": ["shakespeare.yaml", "clusters/gpu.yaml", f"cluster.image={IMAGE}", "cluster.job=trainjob"],
+}
+"""Whose training is rendered as a job of the cluster, by the name of its golden file, which is that of its kind"""
 
 
 def schema() -> str:
@@ -31,10 +47,30 @@ def golden_file(name: str) -> Path:
     return HERE / f"{name}.pipeline.yaml"
 
 
+def golden_job(name: str) -> Job:
+    """The job whose manifest is the golden file of that name."""
+    path, overlay, *overrides = JOBS[name]
+    run = load([str(CONFIGS / path), str(CONFIGS / overlay), *overrides])
+    owner = Owner("shakespeare-x7k2q-system-container-impl-1", "00000000-0000-4000-8000-000000000001")
+    return Job(run, "train", "/workspace/shakespeare", "00000000-0000-4000-8000-000000000002", owner=owner)
+
+
+def job_text(name: str) -> str:
+    """Its manifest as YAML, nothing abbreviated."""
+    manifest = json.loads(json.dumps(KINDS[name].build(golden_job(name))))
+    return yaml.safe_dump(manifest, sort_keys=False, width=120)
+
+
+def golden_job_file(name: str) -> Path:
+    return HERE / f"{name}.job.yaml"
+
+
 def main() -> None:
     (CONFIGS / "schema.json").write_text(schema(), encoding="utf-8")
     for name in PIPELINES:
         compile_pipeline(golden_run(name), golden_file(name))
+    for name in JOBS:
+        golden_job_file(name).write_text(job_text(name), encoding="utf-8")
 
 
 if __name__ == "__main__":
