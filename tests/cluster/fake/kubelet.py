@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.fake.api import FakeCluster
-from tests.cluster.fake.store import Object, StatusError
+from tests.cluster.fake.objects import Object, StatusError
 
 ROOT = Path(__file__).parent.parent.parent.parent
 HOST = "fake-node"

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tests.cluster.fake.api import FakeCluster
-from tests.cluster.fake.store import Object, Selector, StatusError, now
+from tests.cluster.fake.objects import Object, StatusError, now
+from tests.cluster.fake.selectors import Selector
 
 RETRYABLE = 128
 QUEUE = "kueue.x-k8s.io/queue-name"
