@@ -4,7 +4,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,10 @@ class Api:
                 return None
             raise
 
+    def ask(self, method: str, path: str, query: Iterable[tuple[str, str]] = (), body: Any = None) -> Object:
+        """Any call that is answered with an object: of a service that the API passes calls on to, for one."""
+        return self._json(method, path, list(query), body)
+
     def list(self, resource: Resource, *, labels: str = "", fields: str = "") -> tuple[list[Object], str]:
         """Objects by selectors, and the version from which a watch goes on."""
         found = self._json("GET", resource.path(self.namespace), _selection(labels, fields))
@@ -136,12 +140,14 @@ class Api:
         except (HTTPError, OSError, ValueError):
             return
 
-    def log(self, pod: str, *, since: str = "") -> Iterator[bytes]:
+    def log(self, pod: str, *, since: str = "", container: str = "") -> Iterator[bytes]:
         """The lines of a pod's container, each with its time before it, as they come, until the connection ends.
 
-        Raises RefusedError: 400 while the container waits to start, 404 when the pod is gone.
+        A container is named where a pod has several. Raises RefusedError: 400 while it waits to start, 404 when the pod
+        is gone.
         """
         query = [("follow", "true"), ("timestamps", "true"), *([("sinceTime", since)] if since else [])]
+        query += [("container", container)] if container else []
         try:
             answer = self._open("GET", PODS.path(self.namespace, pod, "log"), query, read_s=None)
             with contextlib.closing(answer):

@@ -221,12 +221,12 @@ class JobLauncher:
             reason = f"{verdict.reason}; go on with it: trainworks resume"
             write_json(self.folder.job_mark(self.job.key), {"job": self.job.name, "reason": reason})
             return Outcome(verdict.code, reason)
+        code, said = self._record.failure()
         if not self._ended():
             self._remove(only=self.job.name)
-        code, said = self._record.failure()
-        if not said:
-            return Outcome(verdict.code, f"job {self.job.name}: {verdict.reason}")
-        return Outcome(code, said if verdict.code == code else f"job {self.job.name}: {verdict.reason}: {said}")
+        if verdict.own and said:
+            return Outcome(code, said)
+        return Outcome(verdict.code, f"job {self.job.name}: {verdict.reason}{said and ': '}{said}")
 
     def _ended(self) -> bool:
         return self._vigil.state is not None and self._vigil.state.ended

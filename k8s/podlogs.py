@@ -16,8 +16,8 @@ Take = Callable[[int, bytes], None]
 class PodLogs:
     """Follows the logs of pods as they are named, until `close`."""
 
-    def __init__(self, api: Api, take: Take) -> None:
-        self.api, self.take = api, take
+    def __init__(self, api: Api, take: Take, *, container: str = "") -> None:
+        self.api, self.take, self.container = api, take, container
         self._threads: dict[str, threading.Thread] = {}
         self._done: dict[str, threading.Event] = {}
         self._ended = threading.Event()
@@ -55,7 +55,7 @@ class PodLogs:
         while not self._ended.is_set():
             over, skip = done.is_set(), same
             with contextlib.suppress(RefusedError):
-                for line in self.api.log(pod, since=second_of(last)):
+                for line in self.api.log(pod, since=second_of(last), container=self.container):
                     stamp, _, text = line.partition(b" ")
                     if stamp < last:
                         continue

@@ -26,6 +26,8 @@ class Verdict:
     """again: this object of the job is lost, another may do better"""
     reason: str = ""
     code: int = 0
+    own: bool = False
+    """Whether the program itself failed, and says best why"""
 
 
 @dataclass
@@ -181,10 +183,11 @@ class Vigil:
         if now - self._failed_since < SETTLE_S:
             return None  # its pods may still have to be heard of
         if self._incident is None:
-            return Verdict("failed", self.state.message or f"job {self.name} failed, and nothing says why", 1)
+            reason = self.state.message or f"job {self.name} failed, and nothing says why"
+            return Verdict("failed", reason, 1, own=True)
         cause, words, code = self._incident.worst
         if cause == "failed":
-            return Verdict("failed", words, code or 1)
+            return Verdict("failed", words, code or 1, own=True)
         if not self._incident.counted and (spent := self._count(self._incident)):
             return spent
         return Verdict("again", words, code or 137)

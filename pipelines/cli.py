@@ -36,6 +36,12 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "nightly": ("pipelines.nightly", "run a suite of small runs with several seeds and gate each against its baseline"),
     "gate": ("pipelines.gate", "say whether runs are better, the same or worse than a baseline, by the noise of seeds"),
     "baseline": ("pipelines.baselines", "store runs as a versioned baseline, show one, or list its history"),
+    "submit": ("pipelines.cluster.submit", "start a run's pipeline on a cluster, or print what that would create"),
+    "status": ("pipelines.cluster.status", "say where a run on a cluster stands, and what its pods wait for"),
+    "logs": ("pipelines.cluster.logs", "print what the pods of a run on a cluster print"),
+    "cancel": ("pipelines.cluster.cancel", "end a run on a cluster, and wait until nothing of it remains"),
+    "resume": ("pipelines.cluster.resume", "go on with a run on a cluster that failed or was cancelled"),
+    "schedule": ("pipelines.cluster.schedule", "make a cluster's recurring runs as schedules in files say"),
     "doctor": ("k8s.doctor", "say what this machine or a cluster lacks for a run, and how to mend it"),
     "compare": ("pipelines.compare", "print the metrics of several runs beside each other, with their differences"),
 }

@@ -33,6 +33,7 @@ def main() -> int:
     from kfp import local
 
     from configs.load import read
+    from pipelines.launching import LOCAL
     from pipelines.parameters import encode_folder
     from pipelines.training import build
 
@@ -44,7 +45,7 @@ def main() -> int:
             pipeline_root=os.path.join(scratch, "root"),
             workspace_root=os.path.join(scratch, "workspace"),
         )
-        build(run)(folder=encode_folder(folder.path))
+        build(run)(folder=encode_folder(folder.path), launcher=LOCAL)
     return 0
 
 

@@ -80,13 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _nightly(arguments: argparse.Namespace) -> int:
     suite = read_suite(arguments.suite)
     home = home_of(suite, arguments.suite, arguments.runs)
-    seeds = suite.baseline_seeds if arguments.set_baseline else suite.seeds
+    done = do_suite(suite, arguments.suite, home, arguments.baselines, stores=arguments.set_baseline)
+    return done if isinstance(done, int) else code_of(done)
+
+
+def do_suite(suite: SuiteConfig, path: Path, home: Path, baselines: Path, *, stores: bool) -> list[Family] | int:
+    """Every run of a suite, gated or stored, with the pages about it; the exit code of a run that a signal ended."""
+    seeds = suite.baseline_seeds if stores else suite.seeds
     failed: dict[str, dict[int, int]] = {each.name: {} for each in suite.runs}
     # Seed by seed, not family by family: a family's speeds then vary as the machine does over the whole night.
     for seed, run in product(seeds, suite.runs):
         name = folder_name(run, seed)
         print(f"--- {name}", flush=True)
-        words = arguments_of(arguments.suite, run, seed)
+        words = arguments_of(path, run, seed)
         code = run_command("run", *words, "--runs", home, "--name", name)
         if code > STOPPED:
             return code
@@ -98,8 +104,8 @@ def _nightly(arguments: argparse.Namespace) -> int:
             run,
             [RunFolder(home / folder_name(run, seed)) for seed in seeds if seed not in failed[run.name]],
             failed=failed[run.name],
-            baselines=arguments.baselines,
-            stores=arguments.set_baseline,
+            baselines=baselines,
+            stores=stores,
         )
         for run in suite.runs
     ]
@@ -108,6 +114,11 @@ def _nightly(arguments: argparse.Namespace) -> int:
         for line in told(family):
             print(line)
     print(home / "nightly.html")
+    return families
+
+
+def code_of(families: Sequence[Family]) -> int:
+    """Exit code of a suite, the gravest of its families'."""
     return max((family.code for family in families), key=(0, 2, 1).index)
 
 

@@ -9,6 +9,8 @@ from configs.load import validate
 from configs.schema import RunConfig
 
 LIMIT_BYTES = 9_000  # of KFP's 10,000 for all parameters
+EACH = "PIPELINE-RUN"
+"""In a folder's name: the identity of the pipeline run, so that each has a folder of its own"""
 _PLACEHOLDER = "{{$"  # what kfp would fill in
 _REWRITTEN = "python3"  # kfp's local runner replaces this word wherever a parameter contains it
 
@@ -33,8 +35,8 @@ def encode_folder(path: Path) -> str:
     return "file://" + quote(str(path.resolve())).replace(_REWRITTEN, "python%33")
 
 
-def decode_folder(folder: str, workspace: str) -> Path:
-    """The run folder: a file URI, or a name inside the pipeline's workspace."""
+def decode_folder(folder: str, workspace: str, pipeline_run: str = "") -> Path:
+    """The run folder: a file URI, or a name inside the pipeline's workspace, which may hold the pipeline run's own."""
     if folder.startswith("file://"):
         return Path(unquote(folder.removeprefix("file://")))
-    return Path(workspace) / folder
+    return Path(workspace) / folder.replace(EACH, pipeline_run)

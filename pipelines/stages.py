@@ -1,7 +1,5 @@
 """One stage of a run, wherever it is asked for: skipped when complete, else launched and followed."""
 
-from collections.abc import Callable
-
 from configs.errors import ConfigError, DamageError, UserError
 from configs.features import require_features
 from configs.folder import RunFolder
@@ -9,26 +7,25 @@ from configs.folds import cross_validates, repeat_folder, repeat_run, repeats_of
 from configs.lines import LASTING, Line
 from configs.schema import RunConfig
 from configs.stages import complete
-from k8s.launch import LocalLauncher, Outcome
+from k8s.launch import Outcome
+from pipelines.launching import Launch, Show, launch_here
 
-Show = Callable[[Line], None]
 
-
-def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
-    """Do what is left of a stage. Raises nothing: the outcome says what went wrong."""
+def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show, launch: Launch = launch_here) -> Outcome:
+    """Do what is left of a stage. A user's mistake and damage are not raised: the outcome says what went wrong."""
     try:
         if done := complete(stage, run, folder):
             show(Line(stage, LASTING, f"complete: {done}"))
             return Outcome(0)
         if cross_validates(run):
-            return _prepare_repeats(stage, run, folder, show)
+            return _prepare_repeats(stage, run, folder, show, launch)
         require_features(run)
     except (UserError, DamageError) as error:
         return Outcome(error.exit_code, str(error))
-    return _launch(stage, run, folder, show)
+    return launch(stage, run, folder, show)
 
 
-def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
+def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show, launch: Launch) -> Outcome:
     """The data of a cross-validation: one set for each division into folds. Raises ConfigError for other stages."""
     if stage != "prepare":
         raise ConfigError(
@@ -41,11 +38,6 @@ def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show) 
             place.open(divided)
         if done := complete(stage, divided, place):
             show(Line(stage, LASTING, f"complete: {done}"))
-        elif (outcome := _launch(stage, divided, place, show)).code:
+        elif (outcome := launch(stage, divided, place, show)).code:
             return outcome
     return Outcome(0)
-
-
-def _launch(stage: str, run: RunConfig, folder: RunFolder, show: Show) -> Outcome:
-    launcher = LocalLauncher(folder, stage, show)
-    return launcher.wait(launcher.submit(run))

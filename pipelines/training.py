@@ -9,19 +9,20 @@ from kfp import compiler, dsl
 from configs.folds import cross_validates, fold_names
 from configs.schema import RunConfig
 from pipelines.components import collect, evaluate, prepare, train
+from pipelines.launching import JOB
+from pipelines.on_cluster import describe_task, labels_of, pipeline_config, workspace_of
 from pipelines.parameters import encode_config
 
-FOLD_RETRIES = 2
-"""Times that a cluster starts the step of one fold again, which goes on where it was, beside the other folds"""
-LONGEST_RETRYING = "604800s"
-"""Counted from the first start: KFP's hour would be over before a training fails"""
+RETRIES = 2
+"""Times that a cluster starts a step again, which goes on where it was"""
 
 
 def build(run: RunConfig, *, retries: int = 0) -> Any:
     """The pipeline for a run: its config is the default of the parameter `config`, its image that of `image`.
 
-    A cross-validation trains and evaluates each fold in a branch of its own, `world.parallel_folds` at a time, and
-    collects all of them; a branch whose step fails starts it again up to `retries` times.
+    The parameter `launcher` says where the stages that have ranks are carried out. A cross-validation trains and
+    evaluates each fold in a branch of its own, `world.parallel_folds` at a time, and collects all of them. A step that
+    fails on a cluster is started again up to `retries` times.
     """
     crossed = cross_validates(run)
     says = "train a model for each fold, evaluate it, collect the folds" if crossed else "train a model, evaluate it"
@@ -29,40 +30,46 @@ def build(run: RunConfig, *, retries: int = 0) -> Any:
     @dsl.pipeline(
         name=f"trainworks-{run.name}",
         description=f"Prepare data, {says}.",
-        pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=run.cluster.workspace.size)),
+        pipeline_config=pipeline_config(run.cluster),
     )
-    def training(config: str = encode_config(run), folder: str = run.name, image: str = run.cluster.image) -> str:
-        given = {"config": config, "folder": folder, "workspace": dsl.WORKSPACE_PATH_PLACEHOLDER}
+    def training(
+        config: str = encode_config(run), folder: str = run.name, image: str = run.cluster.image, launcher: str = JOB
+    ) -> str:
+        given = {
+            "config": config,
+            "folder": folder,
+            "workspace": workspace_of(run.cluster),
+            "pipeline_run": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        }
         shards: Any = prepare(**given)
-        made = _cross_validate(run, given, shards, retries) if crossed else _train_one(given, shards)
+        made = _cross_validate(run, given, launcher, shards) if crossed else _train_one(given, launcher, shards)
         for task in (shards, *made):
             task.set_container_image(image)
-            task.set_caching_options(False)  # the stages know by digest what is complete; KFP cannot
-        return made[-1].output
+            describe_task(task, run.cluster, labels_of(run), retries)
+        return made[-1].outputs["Output"]
 
     return training
 
 
-def _train_one(given: Mapping[str, Any], shards: Any) -> list[Any]:
+def _train_one(given: Mapping[str, Any], launcher: Any, shards: Any) -> list[Any]:
     """Tasks of a run of one model, the one that makes the metrics last."""
-    checkpoint: Any = train(**given, data=shards.output)
-    return [checkpoint, evaluate(**given, checkpoint=checkpoint.output)]
+    ranked = {**given, "launcher": launcher}
+    checkpoint: Any = train(**ranked, data=shards.output)
+    return [checkpoint, evaluate(**ranked, checkpoint=checkpoint.output)]
 
 
-def _cross_validate(run: RunConfig, given: Mapping[str, Any], shards: Any, retries: int) -> list[Any]:
+def _cross_validate(run: RunConfig, given: Mapping[str, Any], launcher: Any, shards: Any) -> list[Any]:
     """Tasks of a cross-validation, the one that makes the metrics last; the graph stays flat around its one loop."""
     names: list[Any] = [*fold_names(run)]
+    ranked = {**given, "launcher": launcher}
     with dsl.ParallelFor(names, name="fold", parallelism=run.world.parallel_folds) as loop:
         fold: Any = loop
-        checkpoint: Any = train(**given, data=shards.output, fold=fold)
-        metrics: Any = evaluate(**given, checkpoint=checkpoint.output, fold=fold)
-    gathered: Any = dsl.Collected(metrics.output)
-    if retries:
-        for task in (checkpoint, metrics):
-            task.set_retry(retries, backoff_max_duration=LONGEST_RETRYING)
-    return [checkpoint, metrics, collect(**given, metrics=gathered)]
+        checkpoint: Any = train(**ranked, data=shards.output, fold=fold)
+        metrics: Any = evaluate(**ranked, checkpoint=checkpoint.output, fold=fold)
+    gathered: Any = dsl.Collected(metrics.outputs["Output"])
+    return [checkpoint, metrics, collect(**given, launcher=launcher, metrics=gathered)]
 
 
 def compile_pipeline(run: RunConfig, path: Path) -> None:
     """Write the pipeline as KFP's YAML."""
-    compiler.Compiler().compile(build(run, retries=FOLD_RETRIES), str(path))
+    compiler.Compiler().compile(build(run, retries=RETRIES), str(path))

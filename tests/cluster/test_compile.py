@@ -66,6 +66,7 @@ def test_a_path_with_the_word_that_kfp_rewrites_comes_through(demo: RunConfig, t
     assert "python3" not in encode_folder(folder)
     assert decode_folder(encode_folder(folder), "/unused") == folder
     assert decode_folder("demo", "/workspace") == Path("/workspace/demo")
+    assert decode_folder("demo-PIPELINE-RUN", "/workspace", "1234") == Path("/workspace/demo-1234")
     renamed = demo.model_copy(update={"wandb": demo.wandb.model_copy(update={"project": "python3-x"})})
     assert "python3" not in encode_config(renamed)
     assert decode_config(encode_config(renamed)) == renamed

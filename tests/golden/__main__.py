@@ -13,11 +13,17 @@ from pipelines.training import compile_pipeline
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
+OWN_VOLUME = (
+    "cluster={workspace: {claim: shared, path: /mnt/runs}, queue: small, nodes: 2, step: {cpu: 500m, memory: 2Gi},"
+    " image: 'registry.example/trainworks@sha256:" + "0" * 64 + "', pull_secrets: [registry],"
+    " secrets: {WANDB_API_KEY: {name: wandb, key: token}}}"
+)
 PIPELINES = {
     "demo-lm": ["demo-lm.yaml"],
     "demo-cnn-folds": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2"],
+    "demo-cnn-claim": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2", OWN_VOLUME],
 }
-"""What is compiled, by the name of its golden file: a run of one model, and a cross-validation"""
+"""What is compiled, by the name of its golden file: a run of one model, a cross-validation, and one on a volume of its own"""
 IMAGE = f"registry.example.org/trainworks@sha256:{'0123456789abcdef' * 4}"
 JOBS = {
     "pytorchjob": [

@@ -25,7 +25,7 @@ from pipelines.folds.collect import collect_folds, fold_table, mean_metrics
 from pipelines.folds.interval import spread
 from pipelines.folds.pooled import Arrays, pool
 from pipelines.folds.protocol import agreed
-from pipelines.parameters import encode_config, encode_folder
+from pipelines.parameters import encode_config
 from pipelines.stages import run_stage
 from pipelines.steps import STOPPING, run_step
 from tests.tiny import tiny_run
@@ -335,7 +335,7 @@ def test_a_fold_that_is_started_while_the_pipeline_ends_does_not_begin(tmp_path:
     monkeypatch.setattr("pipelines.steps.die_with_session", lambda: None)
     monkeypatch.setenv(STOPPING, "1")
     with pytest.raises(SystemExit) as ended:
-        run_step("train", encode_config(crossed()), encode_folder(tmp_path / "run"), "", "0-1")
+        run_step("train", encode_config(crossed()), tmp_path / "run", "0-1")
     assert ended.value.code == 143
     assert not (tmp_path / "run").exists()
 

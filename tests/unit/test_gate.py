@@ -401,7 +401,7 @@ def test_the_page_and_the_lines_say_each_verdict_with_its_reason():
 
 def test_a_component_gets_the_gains_and_the_page(tmp_path: Path):
     metrics, html = Metrics(uri=str(tmp_path / "m")), HTML(uri=str(tmp_path / "out" / "page.html"))
-    fill_artifacts(judgement(), metrics, html)
-    assert metrics.metadata["test/loss gain %"] == -2.0
-    assert metrics.metadata["verdict"] == "worse"
+    fill_artifacts({"language": judgement()}, build_page(judgement()), metrics, html)
+    assert metrics.metadata["language test/loss gain %"] == -2.0
+    assert metrics.metadata["language verdict"] == "worse"
     assert "Worse than the baseline" in Path(html.path).read_text()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,28 +122,22 @@ class Kubelet:
             return running is not None and running.process is not None and not running.ended
 
     def _begin(self, running: Running) -> None:
-        """Start a pod's program, unless it is held."""
+        """Start a pod's program, unless it is held. The store is never called under the lock: it calls back."""
+        pod = running.pod
+        container = pod["spec"]["containers"][0]
+        try:
+            environment = self._environment(pod)
+        except KeyError as error:
+            waiting = {"reason": "CreateContainerConfigError", "message": f"secret {error} not found"}
+            return self._status(running, _waiting_status(waiting))
         with self._lock:
             if running.process is not None or running.ended:
                 return None
-            held = next((each for each in self._held if fnmatch.fnmatch(_name(running.pod), each[0])), None)
-            if held:
-                return self._status(running, _held_status(*held[1:]))
-            try:
-                environment = self._environment(running.pod)
-            except KeyError as error:
-                waiting = {"reason": "CreateContainerConfigError", "message": f"secret {error} not found"}
-                return self._status(running, _waiting_status(waiting))
-            container = running.pod["spec"]["containers"][0]
-            words = [*container["command"], *container.get("args", ())]
-            running.process = subprocess.Popen(
-                [sys.executable if word in ("python", "python3") else word for word in words],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            held = next((each for each in self._held if fnmatch.fnmatch(_name(pod), each[0])), None)
+            if not held:
+                running.process = _spawn([*container["command"], *container.get("args", ())], environment)
+        if held:
+            return self._status(running, _held_status(*held[1:]))
         state = {"running": {"startedAt": _stamp()}}
         self._status(running, {"phase": "Running", "containerStatuses": [{"name": container["name"], "state": state}]})
         threading.Thread(target=self._follow, args=(running,), daemon=True).start()
@@ -242,6 +236,17 @@ class Kubelet:
             for stamp, line in lines:
                 if stamp[: len(since)] >= since:
                     yield (stamp.encode() + b" " if stamps else b"") + line + b"\n"
+
+
+def _spawn(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable if word in ("python", "python3") else word for word in words],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _held_status(reason: str, message: str) -> dict[str, Any]:

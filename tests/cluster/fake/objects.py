@@ -28,11 +28,9 @@ def expired(version: int, oldest: int) -> StatusError:
     return StatusError(410, "Expired", f"too old resource version: {version} ({oldest})")
 
 
-def clone(value: Any) -> Any:
-    """A copy of JSON; many times faster than `copy.deepcopy`, which counts with 10,000 pods."""
-    if isinstance(value, Mapping):
-        return {key: clone(inside) for key, inside in value.items()}
-    return [clone(inside) for inside in value] if isinstance(value, list | tuple) else value
+def copied(found: Any) -> Any:
+    """A copy of what is JSON anyway, which is quicker so than member by member."""
+    return json.loads(json.dumps(found))
 
 
 def event_line(kind: str, found: Mapping[str, Any]) -> bytes:

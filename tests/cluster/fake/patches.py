@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tests.cluster.fake.objects import Object, StatusError, clone
+from tests.cluster.fake.objects import Object, StatusError, copied
 
 MERGE, OPERATIONS = "application/merge-patch+json", "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -16,7 +16,7 @@ def apply(found: Object, change: Any, *, whole: bool, only: str = "", without: s
 
     Lists are replaced as a whole: a strategic merge is taken for a merge.
     """
-    old = clone(found)
+    old = copied(found)
     if isinstance(change, list):
         for operation in change:
             _operate(found, operation)
@@ -24,13 +24,13 @@ def apply(found: Object, change: Any, *, whole: bool, only: str = "", without: s
         _refuse_stale(found, change)
         if whole:
             found.clear()
-            found.update(clone(change))
+            found.update(copied(change))
         else:
             merge(found, change)
     for key in set(found) | set(old) if only or without else ():
         if key != "metadata" and ((only and key != only) or key == without):
             _restore(found, old, key)
-    found["metadata"] = found.get("metadata") or {} if not only else clone(old["metadata"])
+    found["metadata"] = found.get("metadata") or {} if not only else copied(old["metadata"])
     for key in KEPT:
         _restore(found["metadata"], old["metadata"], key)
 
@@ -44,7 +44,7 @@ def merge(found: dict[str, Any], change: Mapping[str, Any]) -> None:
                 found[key] = {}
             merge(found[key], value)
         else:
-            found[key] = clone(value)
+            found[key] = copied(value)
 
 
 def _refuse_stale(found: Object, change: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ def _refuse_stale(found: Object, change: Mapping[str, Any]) -> None:
 def _restore(found: dict[str, Any], old: Mapping[str, Any], key: str) -> None:
     found.pop(key, None)
     if key in old:
-        found[key] = clone(old[key])
+        found[key] = copied(old[key])
 
 
 def _operate(found: Object, operation: Mapping[str, Any]) -> None:
@@ -73,11 +73,11 @@ def _operate(found: Object, operation: Mapping[str, Any]) -> None:
             _take(found, operation["path"])
         value = operation.get("value")
         if kind in ("copy", "move"):
-            value = clone(_read(found, operation["from"]))
+            value = copied(_read(found, operation["from"]))
         if kind == "move":
             _take(found, operation["from"])
         if kind in ("add", "replace", "copy", "move"):
-            _insert(found, operation["path"], clone(value))
+            _insert(found, operation["path"], copied(value))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StatusError(422, "Invalid", f"{kind} operation does not apply: {operation}: {error}") from None
 

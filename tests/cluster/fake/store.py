@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-from tests.cluster.fake.objects import Object, Place, StatusError, clone, event_line, expired, now
+from tests.cluster.fake.objects import Object, Place, StatusError, copied, event_line, expired, now
 from tests.cluster.fake.selectors import Selector
 
 HISTORY = 200_000
@@ -40,7 +40,7 @@ class Watcher:
 class Store:
     """All objects. `graceful` says which are only marked as being deleted, until somebody calls `remove`.
 
-    Objects inside are never changed, only replaced; what is handed out is a copy, but listeners get the object itself.
+    An object that was given out is never edited, here or elsewhere: `change` makes a new one.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,10 @@ class Store:
 
     def get(self, plural: str, namespace: str, name: str) -> Object | None:
         with self.lock:
-            found = self._objects[plural].get((plural, namespace, name))
-            return clone(found) if found else None
+            return self._objects[plural].get((plural, namespace, name))
 
     def list(self, plural: str, namespace: str = "", selector: Selector | None = None) -> list[Object]:
-        """Copies of what a selector accepts, in the order of their names."""
+        """What a selector accepts, in the order of the names."""
         selector = selector or Selector()
         with self.lock:
             objects = self._objects[plural]
@@ -70,11 +69,11 @@ class Store:
             if selector.bucket:
                 places = self._by_label.get((plural, *selector.bucket), ())
             chosen = sorted(place for place in places if namespace in ("", place[1]))
-            return [clone(objects[place]) for place in chosen if selector.accepts(objects[place])]
+            return [objects[place] for place in chosen if selector.accepts(objects[place])]
 
     def create(self, plural: str, manifest: Mapping[str, Any], namespace: str = "") -> Object:
         """Add an object; one whose owners are all gone does not live long. Raises StatusError 409."""
-        found = clone(manifest)
+        found = copied(manifest)
         metadata = found.setdefault("metadata", {})
         if namespace:
             metadata["namespace"] = namespace
@@ -86,10 +85,9 @@ class Store:
                 raise StatusError(409, "AlreadyExists", f'{plural} "{place[2]}" already exists')
             metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
             self._put("ADDED", place, found)
-            made = clone(found)
             if metadata.get("ownerReferences") and not self._has_owner(found):
                 self.delete(*place)
-            return made
+            return found
 
     def change(self, plural: str, namespace: str, name: str, edit: Callable[[Object], None]) -> Object:
         """Let `edit` change an object in place; what changes nothing is no event. Raises StatusError 404."""
@@ -98,7 +96,7 @@ class Store:
             old = self._objects[plural].get(place)
             if old is None:
                 raise StatusError(404, "NotFound", f'{plural} "{name}" not found')
-            found = clone(old)
+            found = copied(old)
             edit(found)
             if found == old:
                 return found
@@ -107,7 +105,7 @@ class Store:
             self._put("MODIFIED", place, found)
             if "deletionTimestamp" in found["metadata"] and old["metadata"].get("finalizers"):
                 self._finish(place)
-            return clone(found)
+            return found
 
     def delete(
         self, plural: str, namespace: str, name: str, *, foreground: bool = False, orphan: bool = False
@@ -127,12 +125,12 @@ class Store:
                 finalizers.append(FOREGROUND)
             if not finalizers and not self.graceful(found):
                 self.remove(*place)
-                return clone(found)
+                return found
             self.change(*place, lambda each: _mark(each, finalizers))
             for dependent in owned if FOREGROUND in finalizers else ():
                 if dependent in self._objects[dependent[0]]:
                     self.delete(*dependent, foreground=foreground)
-            return clone(self._objects[plural].get(place) or found)
+            return self._objects[plural].get(place) or found
 
     def remove(self, plural: str, namespace: str, name: str) -> None:
         """An object is gone: those that it alone owned go too, and an owner that waited for it may."""
@@ -142,7 +140,7 @@ class Store:
             if old is None:
                 return
             self._unlist(place, old)
-            found = clone(old)
+            found = copied(old)
             del self._by_uid[found["metadata"]["uid"]]
             self._publish("DELETED", place, found, old)
             for dependent in list(self._dependents.pop(found["metadata"]["uid"], ())):

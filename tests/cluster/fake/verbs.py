@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.cluster.fake import patches
 from tests.cluster.fake.kinds import CLUSTER_WIDE, CUSTOM, WITH_STATUS
-from tests.cluster.fake.objects import Object, Place, StatusError, clone, expired, now
+from tests.cluster.fake.objects import Object, Place, StatusError, copied, expired, now
 from tests.cluster.fake.requests import Asked, Request
 from tests.cluster.fake.selectors import selector_of
 
@@ -190,7 +190,7 @@ def _change(call: Call) -> Answer:
 
     if not call.dry:
         return 200, _shown(store.change(*call.place, edit), asked)
-    found = store.get(*call.place)
+    found = copied(store.get(*call.place))
     if found is None:
         raise missing(asked)
     edit(found)
@@ -235,7 +235,7 @@ def _begin_deletion(call: Call, place: Place, options: Mapping[str, Any]) -> Obj
 
 def review(call: Call, user: str) -> Answer:
     """Whether somebody may do something, by the cluster's policy."""
-    asked = clone(call.content())
+    asked = copied(call.content())
     wanted = (asked.get("spec") or {}).get("resourceAttributes") or {}
     values = [str(wanted.get(key) or "") for key in Request._fields[1:7]]
     request = Request._make((user, *values, 0.0))
