@@ -66,6 +66,7 @@ class NodeConfig(Config):
     cpu: Cores = "2"
     """Cores, such as 8 or 500m"""
     memory: Size = "8Gi"
+    """Of the machine, not of its GPUs"""
     shared_memory: Size = "2Gi"
     """What /dev/shm holds, counted against memory; a container's usual 64 MB end in bus errors"""
     scratch: Size = "10Gi"
@@ -95,6 +96,7 @@ class StepConfig(Config):
     cpu: Cores = "1"
     """Cores"""
     memory: Size = "4Gi"
+    """Of the machine"""
 
 
 class SecretConfig(Config):

@@ -85,8 +85,9 @@ def test_a_run_leaves_no_samples_over(path: Path):
 
 @overlays
 def test_a_cluster_overlay_lies_over_every_experiment(path: Path):
+    """In micro-batches that fit: what one process reads at a time need not have a half for each of two."""
     for experiment in EXPERIMENTS:
-        run = load([str(experiment), str(path)])
+        run = load([str(experiment), str(path), "world.micro_batch_samples=auto"])
         assert isinstance(run, RunConfig)
         assert run != load([str(experiment)])
 

@@ -23,7 +23,7 @@ PIPELINES = {
     "demo-cnn-folds": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2"],
     "demo-cnn-claim": ["demo-cnn.yaml", "data.splits.folds={count: 5}", "world.parallel_folds=2", OWN_VOLUME],
 }
-"""What is compiled, by the name of its golden file: a run of one model, a cross-validation, and one on a volume of its own"""
+"""What is compiled, by the name of its golden file: one model, a cross-validation, one on a volume of its own"""
 IMAGE = f"registry.example.org/trainworks@sha256:{'0123456789abcdef' * 4}"
 JOBS = {
     "pytorchjob": [
