@@ -75,15 +75,22 @@ def _values(pod: Object, store: Store, plural: str, reference: Mapping[str, Any]
     return {**data, **plain}
 
 
-def folders(pod: Object, volumes: Mapping[str, Path]) -> dict[str, str]:
-    """Host folders by the paths where the container has them; raises KeyError for a claim that is not among them."""
+def folders(pod: Object, store: Store, volumes: Mapping[str, Path]) -> dict[str, str]:
+    """Host folders of claims by the paths where the container has them; raises KeyError for a claim nobody knows."""
     claims = {
         each["name"]: each["persistentVolumeClaim"]["claimName"]
         for each in pod["spec"].get("volumes", ())
         if "persistentVolumeClaim" in each
     }
-    mounts = [each for each in pod["spec"]["containers"][0].get("volumeMounts", ()) if each["name"] in claims]
-    return {each["mountPath"]: str(volumes[claims[each["name"]]] / each.get("subPath", "")) for each in mounts}
+    for claim in set(claims.values()) - set(volumes):
+        if not store.get("persistentvolumeclaims", pod["metadata"]["namespace"], claim):
+            raise KeyError(claim)
+    mounts = pod["spec"]["containers"][0].get("volumeMounts", ())
+    return {
+        each["mountPath"]: str(volumes[claims[each["name"]]] / each.get("subPath", ""))
+        for each in mounts
+        if claims.get(each["name"]) in volumes
+    }
 
 
 def moved(text: str, folders: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.cluster.fake.discovery import discover
 from tests.cluster.fake.objects import StatusError, event_line
@@ -56,11 +56,12 @@ class Handler(BaseHTTPRequestHandler):
     def handle_method(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         cluster, split = self.server.cluster, urlsplit(self.path)
+        path = unquote(split.path)  # names of services hold a colon, which some clients encode
         query = dict(parse_qsl(split.query, keep_blank_values=True))
         try:
             for prefix, handler in list(cluster.mounted.items()):
-                if split.path.startswith(prefix):
-                    below = split.path.removeprefix(prefix)
+                if path.startswith(prefix):
+                    below = path.removeprefix(prefix)
                     self._answer(*handler(self.command, below, query, dict(self.headers), body))
                     return
             self._kubernetes(split.path, query, body)

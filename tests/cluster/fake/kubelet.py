@@ -31,7 +31,8 @@ class Kubelet:
     """Starts, follows and ends the pods of a cluster; `hold` keeps some from starting. A context manager.
 
     `volumes` names host folders by claim: in command lines and variables of pods that mount one, paths below the mount
-    become those of the host. Without it pods see paths as they are. A pod without `restartPolicy` has Never.
+    become those of the host; a claim that is neither there nor an object keeps a pod from starting. Without `volumes`
+    pods see paths as they are. A pod without `restartPolicy` has Never.
     The store is never called under a lock of the kubelet: it calls back.
     """
 
@@ -184,7 +185,7 @@ class Kubelet:
         if held:
             return self._status(program, podstatus.held(pod, *held[1:]), only_before=True)
         try:
-            mounted = folders(pod, self.volumes) if self.volumes is not None else {}
+            mounted = folders(pod, self.store, self.volumes) if self.volumes is not None else {}
         except KeyError as error:
             message = f"persistentvolumeclaim {error} not found"
             return self._status(program, podstatus.held(pod, UNSCHEDULABLE, message), only_before=True)

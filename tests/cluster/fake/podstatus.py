@@ -75,6 +75,7 @@ def _container(pod: Object, state: Mapping[str, Any], restarts: int, last: Mappi
     return {
         "name": container["name"],
         "image": container.get("image", ""),
+        "imageID": container.get("image", ""),
         "ready": "running" in state,
         "started": "running" in state,
         "restartCount": restarts,
