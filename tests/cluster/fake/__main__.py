@@ -45,11 +45,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = FakeCluster(port=arguments.port)
     furnish(cluster)
-    with contextlib.suppress(KeyboardInterrupt), cluster, Kubelet(cluster) as kubelet, FakeOperator(cluster):
+    kubelet = Kubelet(cluster, volumes={CLAIM: folder / CLAIM})
+    with contextlib.suppress(KeyboardInterrupt), cluster, kubelet, FakeOperator(cluster):
         kubeconfig = cluster.write_kubeconfig(folder / "kubeconfig", namespace=NAMESPACE)
         with tempfile.TemporaryDirectory(prefix="kfp-", dir=folder) as scratch:
             FakeKfp(cluster, Path(scratch), kubelet, kubeconfig)
-            print(f"ready at {cluster.url}; the volume is {folder / CLAIM}\nexport KUBECONFIG={kubeconfig}", flush=True)
+            print(f"export KUBECONFIG={kubeconfig}  # ready at {cluster.url}; volume {folder / CLAIM}", flush=True)
             signal.pause()
     return 0
 

@@ -3,32 +3,27 @@
 import contextlib
 import json
 import queue
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.cluster.fake.discovery import discover
-from tests.cluster.fake.requests import Asked, merge, parse_path, selector_of, verb_of
-from tests.cluster.fake.store import Object, StatusError, event_line
+from tests.cluster.fake.objects import StatusError, event_line
+from tests.cluster.fake.requests import Request, forbidden, parse_path, verb_of
+from tests.cluster.fake.selectors import selector_of
+from tests.cluster.fake.store import Watcher
+from tests.cluster.fake.verbs import Call, carry_out, missing, review
 
 if TYPE_CHECKING:
     from tests.cluster.fake.api import FakeCluster
 
-BOOKMARK_S = 5.0
-
-
-class Request(NamedTuple):
-    """One call, as RBAC sees it."""
-
-    user: str
-    verb: str
-    group: str
-    resource: str
-    namespace: str
-    name: str
-    subresource: str
+VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
+HEALTH = ("/readyz", "/healthz", "/livez")
+LONGEST_WATCH_S = 1800.0
+__all__ = ["Handler", "Request", "Server"]
 
 
 class Server(ThreadingHTTPServer):
@@ -37,7 +32,9 @@ class Server(ThreadingHTTPServer):
     cluster: "FakeCluster"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was cut is what these tests are about."""
+        """A connection that was cut is what these tests are about; anything else is a fault of the fake."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,92 +56,52 @@ class Handler(BaseHTTPRequestHandler):
     def handle_method(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         cluster, split = self.server.cluster, urlsplit(self.path)
+        path = unquote(split.path)  # names of services hold a colon, which some clients encode
         query = dict(parse_qsl(split.query, keep_blank_values=True))
         try:
-            for prefix, handler in cluster.mounted.items():
-                if split.path.startswith(prefix):
-                    status, content = handler(
-                        self.command, split.path.removeprefix(prefix), query, dict(self.headers), body
-                    )
-                    return self._answer(status, content)
+            for prefix, handler in list(cluster.mounted.items()):
+                if path.startswith(prefix):
+                    below = path.removeprefix(prefix)
+                    self._answer(*handler(self.command, below, query, dict(self.headers), body))
+                    return
             self._kubernetes(split.path, query, body)
         except StatusError as error:
-            self._answer(error.status, _status(error))
+            self._answer(error.status, error.body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        return None
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_method  # noqa: N815
 
     def _kubernetes(self, path: str, query: dict[str, str], body: bytes) -> None:
         cluster, user = self.server.cluster, self._user()
-        if path in ("/version", "/version/", "/readyz", "/healthz", "/livez"):
-            return self._answer(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"})
+        if path.rstrip("/") == "/version":
+            return self._answer(200, VERSION)
+        if path.rstrip("/") in HEALTH:
+            return self._answer(200, b"ok", {"Content-Type": "text/plain"})
         if told := discover(path, cluster.kinds, cluster.schemas):
             return self._answer(200, told)
         asked = parse_path(path)
         verb = verb_of(self.command, asked, query)
-        request = Request(user, verb, asked.group, asked.resource, asked.namespace, asked.name, asked.subresource)
+        request = Request(
+            user, verb, asked.group, asked.resource, asked.namespace, asked.name, asked.subresource, time.time()
+        )
         cluster.requests.append(request)
         time.sleep(cluster.faults.delay_s)
         if refused := cluster.faults.take(verb):
             status, after = refused
             error = StatusError(status, "Fault", f"planted: {status}")
-            return self._answer(status, _status(error), {"Retry-After": after} if after else {})
+            return self._answer(status, error.body, {"Retry-After": after} if after else {})
+        content_type = (self.headers.get("Content-Type") or "").partition(";")[0].strip()
+        call = Call(cluster, verb, asked, query, body, content_type)
         if asked.resource == "selfsubjectaccessreviews":
-            return self._review(user, json.loads(body))
+            return self._answer(*review(call, user))
         if not cluster.policy(request):
-            raise StatusError(403, "Forbidden", _forbidden(request))
-        if (asked.group, asked.resource) not in cluster.kinds:
+            raise forbidden(request)
+        if not cluster.serves(asked):
             raise StatusError(404, "NotFound", "the server could not find the requested resource")
-        return self._carry_out(verb, asked, query, body)
-
-    def _carry_out(self, verb: str, asked: Asked, query: dict[str, str], body: bytes) -> None:
-        cluster, store = self.server.cluster, self.server.cluster.store
-        kind, place = cluster.kinds[(asked.group, asked.resource)], (asked.resource, asked.namespace, asked.name)
-        if asked.subresource == "log":
-            return self._log(asked, query)
-        if verb == "watch":
-            return self._watch(asked, query)
-        if verb == "list":
-            with store.lock:
-                items, version = store.list(*place[:2], selector_of(query)), str(store.version)
-            meta = {"resourceVersion": version}
-            return self._answer(
-                200, {"kind": f"{kind}List", "apiVersion": asked.api_version, "metadata": meta, "items": items}
-            )
-        if verb == "get":
-            found = store.get(*place)
-            if found is None:
-                raise StatusError(404, "NotFound", f'{asked.resource} "{asked.name}" not found')
-            return self._answer(200, found)
-        if verb == "create":
-            return self._create(asked, kind, query, json.loads(body))
-        if verb == "delete":
-            options = json.loads(body) if body else {}
-            foreground = "Foreground" in (options.get("propagationPolicy"), query.get("propagationPolicy"))
-            return self._answer(200, store.delete(*place, foreground=foreground))
-        change = json.loads(body)
-        return self._answer(200, store.change(*place, lambda found: merge(found, change, whole=verb == "update")))
-
-    def _create(self, asked: Asked, kind: str, query: dict[str, str], manifest: Object) -> None:
-        cluster = self.server.cluster
-        if manifest.get("kind") != kind:
-            raise StatusError(400, "BadRequest", f"{manifest.get('kind')} is no {kind}")
-        if asked.namespace and not cluster.store.get("namespaces", "", asked.namespace):
-            raise StatusError(404, "NotFound", f'namespaces "{asked.namespace}" not found')
-        if problems := cluster.validate(manifest):
-            name = manifest.get("metadata", {}).get("name", "")
-            raise StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {"; ".join(problems)}')
-        if "All" in query.get("dryRun", ""):
-            return self._answer(201, manifest)
-        return self._answer(201, cluster.store.create(asked.resource, manifest, asked.namespace))
-
-    def _review(self, user: str, review: Object) -> None:
-        wanted = review["spec"]["resourceAttributes"]
-        keys = ("verb", "group", "resource", "namespace", "name", "subresource")
-        allowed = self.server.cluster.policy(Request(user, *(wanted.get(key) or "" for key in keys)))
-        self._answer(201, review | {"status": {"allowed": allowed}})
+        if (asked.resource, asked.subresource) == ("pods", "log"):
+            return self._log(call)
+        return self._watch(call) if verb == "watch" else self._answer(*carry_out(call))
 
     def _user(self) -> str:
         given = self.headers.get("Authorization")
@@ -155,43 +112,65 @@ class Handler(BaseHTTPRequestHandler):
             raise StatusError(401, "Unauthorized", "Unauthorized")
         return user
 
-    def _watch(self, asked: Asked, query: dict[str, str]) -> None:
-        cluster = self.server.cluster
-        watcher = cluster.store.watch(
-            asked.resource, asked.namespace, selector_of(query), query.get("resourceVersion", "")
-        )
+    def _watch(self, call: Call) -> None:
+        cluster, asked, query = call.cluster, call.asked, call.query
+        selector = selector_of(query, asked.resource)
+        try:
+            watcher = cluster.store.watch(asked.resource, asked.namespace, selector, query.get("resourceVersion", ""))
+        except StatusError as error:
+            if error.status != 410 or not cluster.faults.gone_as_event:
+                raise
+            with self._stream() as write:
+                return write(event_line("ERROR", error.body))
         cluster.opened(self.connection, watch=True)
-        deadline = time.monotonic() + float(query.get("timeoutSeconds") or 1800)
-        kind = cluster.kinds[(asked.group, asked.resource)]
+        deadline = time.monotonic() + float(query.get("timeoutSeconds") or LONGEST_WATCH_S)
+        marks = query.get("allowWatchBookmarks") in ("true", "True", "1")
         try:
             with self._stream() as write:
                 while (left := deadline - time.monotonic()) > 0:
-                    line = _next(watcher.queue, min(left, BOOKMARK_S))
+                    try:
+                        line = watcher.queue.get(timeout=min(left, cluster.bookmark_s))
+                    except queue.Empty:
+                        line = self._bookmark(call, watcher) if marks else b""
                     if line is None:
-                        meta = {"resourceVersion": str(cluster.store.version)}
-                        line = event_line("BOOKMARK", {"kind": kind, "metadata": meta})
-                    write(line)
+                        return None
+                    if line:
+                        write(line)
         finally:
             cluster.store.forget(watcher)
+        return None
 
-    def _log(self, asked: Asked, query: dict[str, str]) -> None:
-        cluster = self.server.cluster
+    @staticmethod
+    def _bookmark(call: Call, watcher: Watcher) -> bytes:
+        """A version up to which the watcher has heard all: none while something waits for it."""
+        store = call.cluster.store
+        with store.lock:
+            if not watcher.queue.empty():
+                return b""
+            meta = {"resourceVersion": str(store.version)}
+        mark = {"kind": call.kind, "apiVersion": call.asked.api_version, "metadata": meta}
+        return event_line("BOOKMARK", mark)
+
+    def _log(self, call: Call) -> None:
+        cluster, asked = call.cluster, call.asked
         pod = cluster.store.get("pods", asked.namespace, asked.name)
         if pod is None:
-            raise StatusError(404, "NotFound", f'pods "{asked.name}" not found')
-        if pod.get("status", {}).get("phase", "Pending") == "Pending":
+            raise missing(asked)
+        if (pod.get("status") or {}).get("phase", "Pending") == "Pending":
             message = f'container in pod "{asked.name}" is waiting to start: ContainerCreating'
             raise StatusError(400, "BadRequest", message)
+        lines = cluster.logs(pod, call.query)
         cluster.opened(self.connection, watch=True)
-        with self._stream() as write:
-            for line in cluster.logs(pod, query):
-                write(line)
+        with self._stream("text/plain") as write:
+            for line in lines:
+                if line:
+                    write(line)
 
     @contextlib.contextmanager
-    def _stream(self) -> Iterator[Callable[[bytes], None]]:
+    def _stream(self, content_type: str = "application/json") -> Iterator[Callable[[bytes], None]]:
         """An answer in chunks, which a cut ends without its last one."""
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 
@@ -201,6 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
         yield write
         self.wfile.write(b"0\r\n\r\n")
+        self.server.cluster.opened(self.connection, watch=False)
 
     def _answer(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -209,29 +189,3 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         self.wfile.write(data)
-
-
-def _next(lines: "queue.SimpleQueue[bytes | None]", timeout_s: float) -> bytes | None:
-    try:
-        return lines.get(timeout=timeout_s)
-    except queue.Empty:
-        return None
-
-
-def _status(error: StatusError) -> Object:
-    return {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "status": "Failure",
-        "reason": error.reason,
-        "message": error.message,
-        "code": error.status,
-    }
-
-
-def _forbidden(request: Request) -> str:
-    resource = f"{request.resource}{request.subresource and '/'}{request.subresource}"
-    return (
-        f'{resource}{request.group and "."}{request.group} is forbidden: User "{request.user}" cannot {request.verb} '
-        f'resource "{resource}" in API group "{request.group}" in the namespace "{request.namespace}"'
-    )

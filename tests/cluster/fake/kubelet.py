@@ -2,49 +2,49 @@
 
 import contextlib
 import fnmatch
-import os
+import functools
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from tests.cluster.fake import podstatus
 from tests.cluster.fake.api import FakeCluster
-from tests.cluster.fake.store import Object, StatusError
+from tests.cluster.fake.container import environment, folders, words
+from tests.cluster.fake.objects import Object, StatusError, copied
+from tests.cluster.fake.podstatus import UNSCHEDULABLE, Status
+from tests.cluster.fake.program import JOIN_S, Program
 
-ROOT = Path(__file__).parent.parent.parent.parent
-HOST = "fake-node"
-UNSCHEDULABLE = "Unschedulable"
+GRACE_S = 30
 
 
-@dataclass
-class Running:
-    """A pod's process, its lines with their times, and what is to be said of its end."""
+class Started(NamedTuple):
+    """A pod, and how its program will have ended: its exit code; cancelled if it goes before it has begun."""
 
     pod: Object
-    process: subprocess.Popen[bytes] | None = None
-    lines: list[tuple[str, bytes]] = field(default_factory=list)
-    news: threading.Condition = field(default_factory=threading.Condition)
-    ended: bool = False
-    reason: str = ""
-    """Of the container's end, such as OOMKilled; that of its exit code when empty"""
-    lost: bool = False
-    """Whether the pod's object went before it"""
+    code: "Future[int]"
 
 
 class Kubelet:
-    """Starts, follows and ends the pods of a cluster; `hold` keeps some from starting. A context manager."""
+    """Starts, follows and ends the pods of a cluster; `hold` keeps some from starting. A context manager.
 
-    def __init__(self, cluster: FakeCluster) -> None:
-        self.cluster, self.store = cluster, cluster.store
-        self._pods: dict[str, Running] = {}
+    `volumes` names host folders by claim: in command lines and variables of pods that mount one, paths below the mount
+    become those of the host; a claim that is neither there nor an object keeps a pod from starting. Without `volumes`
+    pods see paths as they are. A pod without `restartPolicy` has Never.
+    The store is never called under a lock of the kubelet: it calls back.
+    """
+
+    def __init__(self, cluster: FakeCluster, *, volumes: Mapping[str, Path] | None = None) -> None:
+        self.cluster, self.store, self.volumes = cluster, cluster.store, volumes
+        self.backoff_s = 0.3
+        """Before a container is started again in its pod"""
+        self._pods: dict[str, Program] = {}
         self._held: list[tuple[str, str, str]] = []
         self._lock = threading.RLock()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
         cluster.logs = self._log
         self.store.graceful = self._is_graceful
         self.store.listeners.append(self._heard)
@@ -53,216 +53,215 @@ class Kubelet:
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Nothing that it started is left."""
         self.store.listeners.remove(self._heard)
-        for running in list(self._pods.values()):
-            self._signal(running, signal.SIGKILL)
-
-    def hold(self, pattern: str, reason: str = UNSCHEDULABLE, message: str = "0/1 nodes are available") -> None:
-        """Keep pods whose names match from starting, for a reason that their status gives."""
         with self._lock:
-            self._held.append((pattern, reason, message))
+            self._closed = True
+            programs, threads = list(self._pods.values()), list(self._threads)
+        for program in programs:
+            program.leaving.set()
+            program.signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join(JOIN_S)
+        self.store.graceful = lambda found: False
+
+    def hold(self, pattern: str, reason: str | None = UNSCHEDULABLE, message: str = "0/1 nodes are available") -> None:
+        """Keep pods whose names match from starting, for a reason that their status gives, if any."""
+        with self._lock:
+            self._held.append((pattern, reason or "", message))
 
     def release(self) -> None:
         """Start what was held."""
         with self._lock:
             self._held.clear()
-            waiting = [each for each in self._pods.values() if each.process is None and not each.ended]
-        for each in waiting:
-            self._begin(each)
+        self._retry()
+
+    def run_pod(
+        self, manifest: Mapping[str, Any], command: Sequence[str], variables: Mapping[str, str], namespace: str
+    ) -> Started:
+        """A pod with this command line and more variables; deleted like any other."""
+        pod = copied(manifest)
+        container = pod["spec"].setdefault("containers", [{}])[0]
+        added = [{"name": key, "value": value} for key, value in variables.items()]
+        container |= {"command": list(command), "args": [], "env": [*container.get("env", ()), *added]}
+        container.setdefault("name", "main")
+        made = self.cluster.create("pods", {"apiVersion": "v1", "kind": "Pod", **pod}, namespace)
+        with self._lock:
+            return Started(made, self._pods[made["metadata"]["uid"]].code)
 
     def kill(self, name: str, number: int = signal.SIGKILL, *, reason: str = "") -> None:
         """Send a pod's program a signal; `reason` is that of the container's end."""
-        running = self._named(name)
-        running.reason = reason
-        self._signal(running, number)
+        program = self._named(name)
+        program.reason = reason
+        program.signal(number)
 
-    def evict(self, name: str) -> None:
-        """As a drain does: the pod is marked, has its grace, and goes."""
-        running = self._named(name)
-        place = ("pods", running.pod["metadata"]["namespace"], name)
-        condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
-        self.store.change(*place, lambda pod: pod["status"].setdefault("conditions", []).append(condition))
+    def oom(self, name: str) -> None:
+        """As the kernel does to a container that wants more memory than its limit."""
+        self.kill(name, reason="OOMKilled")
+
+    def evict(self, name: str, *, pressure: str = "") -> None:
+        """As a drain does: the pod is marked, has its grace, and goes. `pressure`, such as "The node was low on
+        resource: memory.", says why its node gives it up: then it fails, and stays to be seen."""
+        program = self._named(name)
+        if pressure:
+            program.evicted = pressure
+            return self._in_thread(self._end, program, program.pod)
+        condition = podstatus.disrupted("EvictionByEvictionAPI", "Eviction API: evicting")
+        place = ("pods", program.namespace, name)
+        self.store.change(
+            *place, lambda pod: pod.setdefault("status", {}).setdefault("conditions", []).append(condition)
+        )
         self.store.delete(*place)
+        return None
 
     def lose(self, name: str) -> None:
         """As a node that vanished: the program is gone, and so is the object, without a word."""
-        running = self._named(name)
-        running.lost = True
-        self._signal(running, signal.SIGKILL)
-        self.store.remove("pods", running.pod["metadata"]["namespace"], name)
+        program = self._named(name)
+        self.store.remove("pods", program.namespace, name)
+        program.signal(signal.SIGKILL)
 
     def running(self, name: str) -> bool:
         with self._lock:
-            return any(each.process and not each.ended for each in self._pods.values() if _name(each.pod) == name)
+            return any(each.process and not each.ended for each in self._pods.values() if each.name == name)
 
     def lines(self, name: str) -> list[str]:
         """What the newest pod of a name has printed."""
-        return [line.decode("utf-8", "replace") for _, line in self._named(name).lines]
+        return [line.decode("utf-8", "replace") for _, line in self._named(name).log.lines]
 
-    def _named(self, name: str) -> Running:
+    def _named(self, name: str) -> Program:
         with self._lock:
-            return [each for each in self._pods.values() if _name(each.pod) == name][-1]
+            return [each for each in self._pods.values() if each.name == name][-1]
 
-    def _heard(self, kind: str, pod: Object) -> None:
-        if pod.get("kind") != "Pod" or not pod["spec"].get("containers"):
-            return  # one without containers stands for a process that somebody else has started
-        uid = pod["metadata"]["uid"]
+    def _in_thread(self, call: Callable[..., None], *arguments: Any) -> None:
+        def carry_out() -> None:
+            try:
+                call(*arguments)
+            finally:
+                with self._lock:
+                    self._threads.discard(thread)
+
+        thread = threading.Thread(target=carry_out, daemon=True, name=f"kubelet {call.__name__}")
+        with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def _heard(self, kind: str, found: Object) -> None:
+        if found.get("kind") in ("Secret", "ConfigMap") and kind == "ADDED":
+            return self._retry()
+        if found.get("kind") != "Pod" or not found["spec"].get("containers"):
+            return None  # one without containers stands for a process that somebody else has started
+        uid = found["metadata"]["uid"]
         with self._lock:
             if kind == "ADDED":
-                self._pods[uid] = Running(pod)
-                threading.Thread(target=self._begin, args=(self._pods[uid],), daemon=True).start()
-            elif "deletionTimestamp" in pod["metadata"] and kind == "MODIFIED" and uid in self._pods:
-                threading.Thread(target=self._end, args=(self._pods[uid], pod), daemon=True).start()
+                self._pods[uid] = Program(found)
+            program = self._pods.get(uid)
+        if program is None:
+            return None
+        if kind == "ADDED":
+            self._in_thread(self._begin, program)
+        elif kind == "DELETED":
+            self._in_thread(self._vanish, program)
+        elif "deletionTimestamp" in found["metadata"] and not program.leaving.is_set():
+            program.leaving.set()
+            self._in_thread(self._end, program, found)
+        return None
 
     def _is_graceful(self, found: Object) -> bool:
-        if found.get("kind") != "Pod":
-            return False
         with self._lock:
-            running = self._pods.get(found["metadata"]["uid"])
-            return running is not None and running.process is not None and not running.ended
+            program = self._pods.get(found["metadata"]["uid"])
+            return program is not None and program.begun and not program.ended
 
-    def _begin(self, running: Running) -> None:
-        """Start a pod's program, unless it is held. The store is never called under the lock: it calls back."""
-        pod = running.pod
-        container = pod["spec"]["containers"][0]
-        try:
-            environment = self._environment(pod)
-        except KeyError as error:
-            waiting = {"reason": "CreateContainerConfigError", "message": f"secret {error} not found"}
-            return self._status(running, _waiting_status(waiting))
+    def _retry(self) -> None:
         with self._lock:
-            if running.process is not None or running.ended:
-                return None
-            held = next((each for each in self._held if fnmatch.fnmatch(_name(pod), each[0])), None)
-            if not held:
-                running.process = _spawn([*container["command"], *container.get("args", ())], environment)
+            waiting = [each for each in self._pods.values() if not each.begun and not each.leaving.is_set()]
+        for each in waiting:
+            self._in_thread(self._begin, each)
+
+    def _begin(self, program: Program) -> None:
+        """Start a pod's program and stay with it, unless something keeps it from starting."""
+        pod = program.pod
+        with self._lock:
+            held = next((each for each in self._held if fnmatch.fnmatch(program.name, each[0])), None)
         if held:
-            return self._status(running, _held_status(*held[1:]))
-        state = {"running": {"startedAt": _stamp()}}
-        self._status(running, {"phase": "Running", "containerStatuses": [{"name": container["name"], "state": state}]})
-        threading.Thread(target=self._follow, args=(running,), daemon=True).start()
-        return None
-
-    def _environment(self, pod: Object) -> dict[str, str]:
-        """The container's variables; raises KeyError for a secret that is not there."""
-        found = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        found |= {"PYTHONPATH": str(ROOT)}
-        for each in pod["spec"]["containers"][0].get("env", ()):
-            if "value" in each:
-                found[each["name"]] = each["value"]
-            elif "secretKeyRef" in each["valueFrom"]:
-                reference = each["valueFrom"]["secretKeyRef"]
-                secret = self.store.get("secrets", pod["metadata"]["namespace"], reference["name"])
-                if secret is None:
-                    raise KeyError(reference["name"])
-                found[each["name"]] = secret["stringData"][reference["key"]]
-        return found
-
-    def _follow(self, running: Running) -> None:
-        """Keep what the program prints, and say how it ended."""
-        assert running.process
-        assert running.process.stdout
-        with running.process.stdout as output:
-            for line in output:
-                with running.news:
-                    running.lines.append((_stamp(), line.rstrip(b"\n")))
-                    running.news.notify_all()
-        code = running.process.wait()
-        code = code if code >= 0 else 128 - code
-        reason = running.reason or ("Completed" if code == 0 else "Error")
-        state = {"terminated": {"exitCode": code, "reason": reason, "finishedAt": _stamp()}}
-        name = running.pod["spec"]["containers"][0]["name"]
-        phase = "Failed" if code else "Succeeded"
+            return self._status(program, podstatus.held(pod, *held[1:]), only_before=True)
+        try:
+            mounted = folders(pod, self.store, self.volumes) if self.volumes is not None else {}
+        except KeyError as error:
+            message = f"persistentvolumeclaim {error} not found"
+            return self._status(program, podstatus.held(pod, UNSCHEDULABLE, message), only_before=True)
+        try:
+            variables = environment(pod, self.store, mounted)
+        except KeyError as error:
+            status = podstatus.waiting(pod, "CreateContainerConfigError", f"{error.args[0]} not found")
+            return self._status(program, status, only_before=True)
         with self._lock:
-            running.ended = True
-        with running.news:
-            running.news.notify_all()
-        self._status(running, {"phase": phase, "containerStatuses": [{"name": name, "state": state}]})
-        found = self.store.get("pods", running.pod["metadata"]["namespace"], _name(running.pod))
-        if found and found["metadata"]["uid"] == running.pod["metadata"]["uid"]:
+            if program.begun or program.leaving.is_set() or self._closed:
+                return None
+            program.begun = True
+        return self._live(program, words(pod, variables, mounted), variables)
+
+    def _live(self, program: Program, command: Sequence[str], variables: Mapping[str, str]) -> None:
+        """The container, again and again where the pod wants it so, to the end."""
+        policy, number = program.pod["spec"].get("restartPolicy", "Never"), 0
+        tell = functools.partial(self._status, program)
+        last = program.carry_out(command, variables, tell)
+        while True:
+            again = policy == "Always" or (policy == "OnFailure" and last["exitCode"] != 0)
+            if not again or program.leaving.is_set():
+                break
+            message = f"back-off {self.backoff_s:g}s restarting failed container"
+            status = podstatus.waiting(program.pod, "CrashLoopBackOff", message, last=last, restarts=number)
+            tell(status)
+            if program.leaving.wait(self.backoff_s):
+                break
+            number += 1
+            last = program.carry_out(command, variables, tell, number=number, last=last)
+        with self._lock:
+            program.ended = True
+        tell(podstatus.ended(program.pod, last, restarts=number, evicted=program.evicted))
+        program.over.set()
+        program.code.set_result(last["exitCode"])
+        found = self.store.get("pods", program.namespace, program.name)
+        if found and found["metadata"]["uid"] == program.pod["metadata"]["uid"]:
             self._leave(found)
 
-    def _end(self, running: Running, pod: Object) -> None:
+    def _end(self, program: Program, pod: Object) -> None:
         """A pod is to go: SIGTERM, its grace, SIGKILL."""
-        if running.process is None or running.ended:
-            return self._leave(pod)
-        self._signal(running, signal.SIGTERM, only_first=True)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(pod["spec"].get("terminationGracePeriodSeconds", 30))
-        self._signal(running, signal.SIGKILL)
-        return None
+        program.leaving.set()
+        program.signal(signal.SIGTERM, only_first=True)
+        grace = pod["metadata"].get("deletionGracePeriodSeconds", pod["spec"].get("terminationGracePeriodSeconds"))
+        if program.begun and not program.over.wait(GRACE_S if grace is None else grace):
+            program.signal(signal.SIGKILL)
+
+    def _vanish(self, program: Program) -> None:
+        """The object is gone, and with it what may still run."""
+        program.leaving.set()
+        program.signal(signal.SIGKILL)
+        with self._lock:
+            if program.begun:
+                return
+        program.code.cancel()
+        program.log.end()
 
     def _leave(self, pod: Object) -> None:
         """Remove the object of a pod that has ended and was to go."""
         if "deletionTimestamp" in pod["metadata"]:
-            self.store.remove("pods", pod["metadata"]["namespace"], _name(pod))
+            self.store.remove("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
-    def _signal(self, running: Running, number: int, *, only_first: bool = False) -> None:
-        if running.process is None or running.ended:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if only_first:
-                running.process.send_signal(number)  # as a container's first process gets it
-            else:
-                os.killpg(running.process.pid, number)
+    def _status(self, program: Program, status: Status, *, only_before: bool = False) -> None:
+        """Write a status, if this pod is still there; `only_before` it has begun."""
 
-    def _status(self, running: Running, status: Mapping[str, Any]) -> None:
         def edit(pod: Object) -> None:
-            if pod["metadata"]["uid"] == running.pod["metadata"]["uid"]:
-                old = pod.get("status", {}).get("conditions", [])
-                pod["status"] = {"conditions": old, **status}
-                if status["phase"] != "Pending":
-                    pod["spec"]["nodeName"] = HOST
+            same = pod["metadata"]["uid"] == program.pod["metadata"]["uid"]
+            if same and not (only_before and program.begun):
+                podstatus.written(pod, status)
 
-        if not running.lost:
-            with contextlib.suppress(StatusError):
-                self.store.change("pods", running.pod["metadata"]["namespace"], _name(running.pod), edit)
+        with contextlib.suppress(StatusError):
+            self.store.change("pods", program.namespace, program.name, edit)
 
     def _log(self, pod: Object, query: Mapping[str, str]) -> Iterator[bytes]:
-        """A pod's lines from a time on, and those that come while it runs."""
-        running = self._pods.get(pod["metadata"]["uid"])
-        if running is None:
-            return
-        given, stamps = 0, query.get("timestamps") == "true"
-        since = query.get("sinceTime", "").rstrip("Z")
-        while True:
-            with running.news:
-                if given >= len(running.lines):
-                    if running.ended or query.get("follow") != "true":
-                        return
-                    running.news.wait(0.5)
-                lines = running.lines[given:]
-            given += len(lines)
-            for stamp, line in lines:
-                if stamp[: len(since)] >= since:
-                    yield (stamp.encode() + b" " if stamps else b"") + line + b"\n"
-
-
-def _spawn(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable if word in ("python", "python3") else word for word in words],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _held_status(reason: str, message: str) -> dict[str, Any]:
-    if reason == UNSCHEDULABLE:
-        condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
-        return {"phase": "Pending", "conditions": [condition]}
-    return _waiting_status({"reason": reason, "message": message})
-
-
-def _waiting_status(waiting: Mapping[str, str]) -> dict[str, Any]:
-    return {"phase": "Pending", "conditions": [], "containerStatuses": [{"state": {"waiting": dict(waiting)}}]}
-
-
-def _name(pod: Object) -> str:
-    return pod["metadata"]["name"]
-
-
-def _stamp() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+        with self._lock:
+            program = self._pods.get(pod["metadata"]["uid"])
+        if program is None:
+            return iter(())
+        return program.read(query)

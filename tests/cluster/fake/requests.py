@@ -1,15 +1,16 @@
-"""What a call to the Kubernetes API asks for: its path, verb and selectors read, its changes merged."""
+"""What a call to the Kubernetes API asks for: its path and its verb."""
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import unquote
 
-from tests.cluster.fake.store import Object, Selector, StatusError
+from tests.cluster.fake.objects import StatusError
 
 _PATH = re.compile(
     r"^/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)"
-    r"(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?$"
+    r"(?:/namespaces/(?P<namespace>[^/]+)(?=/(?!(?:status|finalize)$)))?"
+    r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?$"
 )
-_REQUIREMENT = re.compile(r"^(?P<name>[^\s=!,]+)\s*(?P<operator>==|=|!=|\bin\b|\bnotin\b)?\s*(?P<value>.*)$")
 
 
 class Asked(NamedTuple):
@@ -27,57 +28,63 @@ class Asked(NamedTuple):
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
+class Request(NamedTuple):
+    """One call, as RBAC sees it."""
+
+    user: str
+    verb: str
+    group: str
+    resource: str
+    namespace: str
+    name: str
+    subresource: str
+    time: float = 0.0
+    """Seconds since 1970"""
+
+
+class Rule(NamedTuple):
+    """What somebody may do; `*` stands for all. Below a kind's objects: `pods/log`."""
+
+    verb: str = "*"
+    group: str = "*"
+    resource: str = "*"
+    namespace: str = "*"
+
+    def covers(self, request: Request) -> bool:
+        resource = "/".join(part for part in (request.resource, request.subresource) if part)
+        asked = (request.verb, request.group, resource, request.namespace)
+        return all(allowed in ("*", wanted) for allowed, wanted in zip(self, asked, strict=True))
+
+
 def parse_path(path: str) -> Asked:
     found = _PATH.match(path)
     if not found:
         raise StatusError(404, "NotFound", "the server could not find the requested resource")
     keys = ("group", "version", "namespace", "resource", "name", "sub")
-    return Asked(*(found[key] or "" for key in keys))
+    return Asked(*(unquote(found[key] or "") for key in keys))
 
 
 def verb_of(method: str, asked: Asked, query: dict[str, str]) -> str:
     """As RBAC names it."""
-    if method == "GET" and not asked.name:
-        return "watch" if query.get("watch") in ("true", "1") else "list"
-    if method == "DELETE" and not asked.name:
-        raise StatusError(405, "MethodNotAllowed", "deletecollection is not served here")
-    return {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method]
-
-
-def selector_of(query: dict[str, str]) -> Selector:
-    labels = []
-    for text in re.split(r",(?![^(]*\))", query.get("labelSelector", "")):
-        if not text.strip():
-            continue
-        found = _REQUIREMENT.match(text.strip())
-        assert found, text
-        operator, value = found["operator"] or "exists", found["value"].strip()
-        values = tuple(part.strip() for part in value.strip("()").split(","))
-        labels.append((found["name"], {"==": "=", "notin": "!="}.get(operator, operator), values))
-    fields = [tuple(text.split("=", 1)) for text in query.get("fieldSelector", "").split(",") if text]
-    return Selector(tuple(labels), tuple((name, value.lstrip("=")) for name, value in fields))
-
-
-def merge(found: Object, change: Any, *, whole: bool) -> None:
-    """A merge patch (RFC 7386), or the whole object where it is an update. Raises StatusError 409."""
-    version = (change.get("metadata") or {}).get("resourceVersion")
-    if version and version != found["metadata"]["resourceVersion"]:
-        name = found["metadata"]["name"]
-        raise StatusError(409, "Conflict", f'"{name}": the object has been modified; apply it to the latest version')
-    if whole:
-        kept = {key: found["metadata"][key] for key in ("uid", "creationTimestamp")}
-        found.clear()
-        found.update(change)
-        found["metadata"] |= kept
+    if not asked.name:
+        watches = query.get("watch") in ("true", "True", "1")
+        verbs = {"GET": "watch" if watches else "list", "POST": "create", "DELETE": "deletecollection"}
     else:
-        _merge(found, change)
+        verbs = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    if method not in verbs:
+        raise StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    return verbs[method]
 
 
-def _merge(found: dict[str, Any], change: dict[str, Any]) -> None:
-    for key, value in change.items():
-        if value is None:
-            found.pop(key, None)
-        elif isinstance(value, dict) and isinstance(found.get(key), dict):
-            _merge(found[key], value)
-        else:
-            found[key] = value
+def forbidden(request: Request) -> StatusError:
+    """What the API answers to somebody who may not."""
+    resource = "/".join(part for part in (request.resource, request.subresource) if part)
+    whole = f"{request.resource}.{request.group}" if request.group else request.resource
+    what = f'{whole} "{request.name}"' if request.name else whole
+    where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
+    return StatusError(
+        403,
+        "Forbidden",
+        f'{what} is forbidden: User "{request.user}" cannot {request.verb} resource "{resource}" '
+        f'in API group "{request.group}" {where}',
+    )

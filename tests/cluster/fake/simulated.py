@@ -1,20 +1,24 @@
-"""Pods without processes: they run for a time and succeed, so that ten thousand of them fit on one machine."""
+"""Pods without processes: they run for a time and end as a script says, so that 10,000 of them fit on one machine."""
 
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from tests.cluster.fake import podstatus
 from tests.cluster.fake.api import FakeCluster
-from tests.cluster.fake.store import Object, StatusError
+from tests.cluster.fake.objects import Object, StatusError, now
 
 
 class SimulatedKubelet:
-    """Every pod runs at once and succeeds after `run_s` seconds, having printed two lines. A context manager."""
+    """Every pod runs at once and ends after `run_s` seconds, having printed two lines. A context manager.
 
-    def __init__(self, cluster: FakeCluster, *, run_s: float) -> None:
-        self.store, self.run_s = cluster.store, run_s
+    `script` gives a pod's exit code; without one all succeed.
+    """
+
+    def __init__(self, cluster: FakeCluster, *, run_s: float, script: Callable[[Object], int] = lambda pod: 0) -> None:
+        self.store, self.run_s, self.script = cluster.store, run_s, script
         self._due: list[tuple[float, int, Object, str]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -42,7 +46,7 @@ class SimulatedKubelet:
         if kind == "ADDED":
             self._over[uid] = threading.Event()
             with self._changed:
-                for after_s, phase in ((0.0, "Running"), (self.run_s, "Succeeded")):
+                for after_s, phase in ((0.0, "Running"), (self.run_s, "Ended")):
                     heapq.heappush(self._due, (time.monotonic() + after_s, next(self._numbers), pod, phase))
                 self._changed.notify()
         elif kind == "DELETED":
@@ -59,18 +63,23 @@ class SimulatedKubelet:
             self._move(pod, phase)
 
     def _move(self, pod: Object, phase: str) -> None:
-        metadata = pod["metadata"]
+        metadata, ends = pod["metadata"], phase != "Running"
+        status = self._end(pod) if ends else {"phase": phase}
 
         def edit(found: Object) -> None:
             if found["metadata"]["uid"] == metadata["uid"]:
-                found["status"] = {"phase": phase}
+                found["status"] = status
 
         try:
             self.store.change("pods", metadata["namespace"], metadata["name"], edit)
         except StatusError:
             return
-        if phase == "Succeeded" and (over := self._over.get(metadata["uid"])):
+        if ends and (over := self._over.get(metadata["uid"])):
             over.set()
+
+    def _end(self, pod: Object) -> podstatus.Status:
+        end = podstatus.terminated(f"fake://{pod['metadata']['uid']}", now(), self.script(pod), "")
+        return podstatus.ended(pod, end)
 
     def _log(self, pod: Object, query: Mapping[str, str]) -> Iterator[bytes]:
         over = self._over.get(pod["metadata"]["uid"])
