@@ -70,6 +70,12 @@ def strict() -> Iterator[FakeCluster]:
         yield cluster
 
 
+def step_pod(cluster: FakeCluster, name: str) -> Owner:
+    """The pod of a step, which owns the job: one that were not there would take it away."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": []}}
+    return Owner(name, cluster.create("pods", pod, "trainworks")["metadata"]["uid"])
+
+
 def test_the_launcher_s_role_is_enough_and_holds_nothing_that_it_does_not_use(
     strict: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,11 +84,11 @@ def test_the_launcher_s_role_is_enough_and_holds_nothing_that_it_does_not_use(
     for name, kind in KINDS.items():
         settings = {"image": IMAGE, "job": name, "workspace": {"claim": "w"}}
         run = tiny_run(world__processes=1).model_copy(update={"cluster": ClusterConfig.model_validate(settings)})
-        job = Job(run, "train", f"/workspace/{name}", "run-1", owner=Owner("first", "uid-1"))
+        job = Job(run, "train", f"/workspace/{name}", "run-1", owner=step_pod(strict, f"{name}-first"))
         folder = RunFolder(tmp_path / name)
         with JobLauncher(api, kind, job, folder, lambda line: None) as first:
             first.submit(run)
-        adopting = replace(job, owner=Owner("second", "uid-2"))
+        adopting = replace(job, owner=step_pod(strict, f"{name}-second"))
         with JobLauncher(api, kind, adopting, folder, lambda line: None) as second:
             assert second.wait(second.submit(run)).code == 0
     assert used(strict) == LAUNCHER
