@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tests.cluster.fake.kinds import CLUSTER_WIDE, WITH_STATUS, versions
+from tests.cluster.fake.kinds import CLUSTER_WIDE, SHORT, WITH_STATUS, versions
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "PyTorchJob": {"runPolicy": {"properties": {"suspend": {}}}, "nprocPerNode": {"type": "string"}},
@@ -48,7 +48,8 @@ def _resources(plural: str, kind: str) -> list[dict[str, Any]]:
     """A kind and what is below its objects."""
     whole = {"name": plural, "singularName": kind.lower(), "kind": kind, "namespaced": plural not in CLUSTER_WIDE}
     parts = [{**whole, "name": f"{plural}/status", "verbs": ["get", "patch", "update"]}]
-    return [{**whole, "verbs": VERBS}, *(parts if plural in WITH_STATUS else ())]
+    short = {"shortNames": [SHORT[plural]]} if plural in SHORT else {}
+    return [{**whole, **short, "verbs": VERBS}, *(parts if plural in WITH_STATUS else ())]
 
 
 def _schema(kind: str, fields: Any) -> dict[str, Any]:

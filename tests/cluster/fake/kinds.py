@@ -47,6 +47,19 @@ CLUSTER_WIDE = {
     "selfsubjectaccessreviews",
 }
 """In no namespace"""
+SHORT = {
+    "namespaces": "ns",
+    "nodes": "no",
+    "pods": "po",
+    "services": "svc",
+    "events": "ev",
+    "configmaps": "cm",
+    "persistentvolumeclaims": "pvc",
+    "serviceaccounts": "sa",
+    "storageclasses": "sc",
+    "priorityclasses": "pc",
+}
+"""What people type"""
 WITH_STATUS = {"pods", "nodes", "namespaces", "pytorchjobs", "trainjobs", "workloads", "localqueues", "clusterqueues"}
 """Whose status is written by itself, at .../status, and nowhere else"""
 

@@ -141,9 +141,9 @@ class Kubelet:
                     self._threads.discard(thread)
 
         thread = threading.Thread(target=carry_out, daemon=True, name=f"kubelet {call.__name__}")
-        with self._lock:
+        with self._lock:  # who joins it finds it started
             self._threads.add(thread)
-        thread.start()
+            thread.start()
 
     def _heard(self, kind: str, found: Object) -> None:
         if found.get("kind") in ("Secret", "ConfigMap") and kind == "ADDED":

@@ -49,6 +49,9 @@ class Call:
         return {**{key: self.query[key] for key in ("propagationPolicy",) if key in self.query}, **(found or {})}
 
     def content(self) -> Any:
+        """The body. Raises StatusError 415 for what is no JSON by its type, 400 for what is none in fact."""
+        if "json" not in (self.content_type or "json"):
+            raise StatusError(415, "UnsupportedMediaType", f"{self.content_type} is not spoken here, JSON is")
         try:
             return json.loads(self.body)
         except ValueError as error:
