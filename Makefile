@@ -7,9 +7,14 @@ READY := $(VENV)/.ready
 CASE ?=
 RUNS ?= runs
 SET ?=
+IMAGE ?= trainworks:0.1.0
+BASE ?=
+TORCH_INDEX ?=
+SOURCE ?=
+DIGEST = from configs.code import code_record; from configs.folder import digest; print(digest(code_record()["files"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-evaluation nightly transfer test check bench golden lock clean
+.PHONY: help setup demo demo-evaluation nightly transfer test check bench golden image lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +71,12 @@ bench: $(READY)  ## run the benchmarks, or those whose name starts with CASE (ma
 
 golden: $(READY)  ## write the golden files and the configuration's JSON schema again
 	$(BIN)/python -m tests.golden
+
+image: $(READY)  ## build the image (for CPUs: make image BASE=python:3.11-slim-bookworm TORCH_INDEX=https://download.pytorch.org/whl/cpu)
+	docker build --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	  --build-arg VERSION=$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("trainworks"))') \
+	  --build-arg COMMIT=$$(git describe --always --abbrev=40 --dirty) --build-arg SOURCE=$(SOURCE) \
+	  --build-arg CODE=$$($(BIN)/python -c '$(DIGEST)') .
 
 lock:  ## resolve the dependencies anew and write requirements.lock
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock

@@ -24,9 +24,9 @@ NODES = "node"
 def trainjob(job: Job) -> dict[str, Any]:
     """The manifest: what the training runtime leaves open, and patches to it.
 
-    A TrainJob cannot give probes, a priority class or the token's mount: those belong in the runtime, one of which is
-    among the manifests. `cluster.priority` becomes Kueue's label here, and `cluster.spread` a preference of the pods to
-    keep apart.
+    A TrainJob cannot give probes, a priority class or the token's mount: those belong in the runtime, and
+    k8s/manifests/examples/training-runtime.yaml is one. `cluster.priority` becomes Kueue's label here, and
+    `cluster.spread` a preference of the pods to keep apart.
     """
     cluster = job.run.cluster
     spec = {

@@ -33,6 +33,10 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "diagnose": ("pipelines.diagnose", "say why a run ended and what to do, from what it left behind"),
     "explain": ("pipelines.custody.explain", "print the digests from raw bytes to the report, and verify each"),
     "reproduce": ("pipelines.custody.reproduce", "run a recorded configuration again and compare with the original"),
+    "smoke": (
+        "pipelines.smoke",
+        "prepare packaged data, train ten steps and evaluate, to see that an installation works",
+    ),
     "nightly": ("pipelines.nightly", "run a suite of small runs with several seeds and gate each against its baseline"),
     "gate": ("pipelines.gate", "say whether runs are better, the same or worse than a baseline, by the noise of seeds"),
     "baseline": ("pipelines.baselines", "store runs as a versioned baseline, show one, or list its history"),

@@ -15,7 +15,8 @@ import yaml
 from configs.load import load
 from configs.schema import RunConfig
 from k8s.job import JOB_PODS, Job
-from k8s.pods import resources
+from k8s.pods import container, pod_spec, resources
+from k8s.trainjob import NODES
 from tests.cluster.schemas import CRD_DIR, crd_folder
 from tests.cluster.validation import problems, quantity
 from tests.golden.__main__ import CONFIGS
@@ -349,3 +350,15 @@ def test_a_rule_says_which_code_needs_it() -> None:
 
 def test_a_job_s_labels_are_those_that_the_manifests_select() -> None:
     assert JOB_PODS.items() <= Job(configured("gpu"), "train", "/workspace/x").labels.items()
+
+
+def test_the_runtime_gives_a_trainjob_s_pods_what_those_of_a_pytorchjob_have() -> None:
+    runtime = yaml.safe_load((MANIFESTS / "examples" / "training-runtime.yaml").read_text(encoding="utf-8"))
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    (given,) = pod.pop("containers")
+    job = Job(configured("gpu"), "train", "/workspace/x")
+    ours = pod_spec(job, NODES)
+    assert (replicated["name"], given.pop("name")) == (NODES, NODES)
+    assert given == {name: value for name, value in container(job, NODES).items() if name.endswith("Probe")}
+    assert pod == {name: ours[name] for name in pod}
