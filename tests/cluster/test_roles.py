@@ -72,7 +72,7 @@ def strict() -> Iterator[FakeCluster]:
 
 def step_pod(cluster: FakeCluster, name: str) -> Owner:
     """The pod of a step, which owns the job: one that were not there would take it away."""
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": []}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "main"}]}}
     return Owner(name, cluster.create("pods", pod, "trainworks")["metadata"]["uid"])
 
 
@@ -82,7 +82,7 @@ def test_the_launcher_s_role_is_enough_and_holds_nothing_that_it_does_not_use(
     monkeypatch.setenv("KUBECONFIG", str(strict.write_kubeconfig(tmp_path / "kubeconfig")))
     api = Api(connect(), "trainworks", 20.0)
     for name, kind in KINDS.items():
-        settings = {"image": IMAGE, "job": name, "workspace": {"claim": "w"}}
+        settings = {"image": IMAGE, "job": name, "workspace": {"claim": "w"}, "patience": {"deadline_s": 60}}
         run = tiny_run(world__processes=1).model_copy(update={"cluster": ClusterConfig.model_validate(settings)})
         job = Job(run, "train", f"/workspace/{name}", "run-1", owner=step_pod(strict, f"{name}-first"))
         folder = RunFolder(tmp_path / name)
