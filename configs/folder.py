@@ -116,6 +116,10 @@ class RunFolder:
         """Says that somebody has deleted a job of the cluster, which is not to be made again unasked."""
         return self.logs / f"job-{key}.json"
 
+    def job_starts(self, key: str) -> Path:
+        """How many starts a job of the cluster has spent, while it goes on."""
+        return self.logs / f"job-{key}-starts.json"
+
     def open(self, run: "RunConfig") -> None:
         """Make the folder this run's, or check that it is.
 

@@ -142,12 +142,12 @@ def steps_in(root: Path) -> list[int]:
     return sorted((int(name[5:]) for name in names if re.fullmatch(r"step-\d{8,}", name)), reverse=True)
 
 
-def checkpoints(folder: RunFolder) -> frozenset[tuple[int, int]]:
+def checkpoints(folder: RunFolder) -> frozenset[str]:
     """What tells one completed checkpoint from another: its step, and when it was written."""
     found = set()
     for step in steps_in(folder.train):
         with contextlib.suppress(OSError):
-            found.add((step, os.stat(step_folder(folder.train, step) / "complete.json").st_mtime_ns))
+            found.add(f"{step} of {os.stat(step_folder(folder.train, step) / 'complete.json').st_mtime_ns} ns")
     return frozenset(found)
 
 

@@ -15,6 +15,7 @@ from configs.lines import LASTING, Line
 from configs.schema import RunConfig
 from configs.stages import checkpoints, read_record
 from k8s.api import PODS, Api, RefusedError, Resource
+from k8s.budget import Budget
 from k8s.connect import connect
 from k8s.job import LABEL, RETRIES, SPEC, Job, Owner, owner_reference
 from k8s.joblog import JobLog
@@ -89,7 +90,8 @@ class JobLauncher:
         self.resource = Resource(kind.group, kind.version, kind.plural)
         self._mine = f"{LABEL}key={job.key}"
         self._record = JobLog(folder.log(job.stage), job, show)
-        self._vigil = Vigil(job.run, job.name, lambda: checkpoints(folder), time.monotonic())
+        self._budget = Budget(job.run, lambda: checkpoints(folder), folder.job_starts(job.key))
+        self._vigil = Vigil(job.run, job.name, self._budget, time.monotonic())
 
     def __enter__(self) -> "JobLauncher":
         return self
@@ -141,6 +143,7 @@ class JobLauncher:
 
     def cancel(self, job: str) -> None:
         """Delete every attempt at the job, and wait until its pods, which save, are gone."""
+        self._budget.close()
         self._remove()
 
     def _attempts(self) -> list[dict[str, Any]]:
@@ -213,6 +216,7 @@ class JobLauncher:
 
     def _conclude(self, verdict: Verdict) -> Outcome:
         """Leave nothing that nobody wants any more, and say how it ended."""
+        self._budget.close()
         if verdict.kind == "succeeded":
             self._remove()
             return Outcome(0)

@@ -1,10 +1,11 @@
 """What a launcher makes of what it sees of a job: a pure account of pods, states and signs, and when it is over."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.schema import RunConfig
+from k8s.budget import Budget
 from k8s.podview import Cause, PodView, called, vanished
 from k8s.state import State
 
@@ -12,8 +13,6 @@ SETTLE_S = 3.0
 """How long the first failure of a start is kept before it is judged: the cause may show on another pod"""
 REMINDER_S = 300.0
 """Between two lines about the same waiting"""
-MEMORY_STARTS = 1
-"""Starts after a pod that ran out of memory: the next one is likely to do so too"""
 WORST: tuple[Cause, ...] = ("failed", "evicted", "memory", "crashed")
 """Of several causes at once the one that explains the others"""
 
@@ -49,14 +48,9 @@ class Incident:
 class Vigil:
     """Watches over one job. Times are seconds of one clock that only rises."""
 
-    def __init__(self, run: RunConfig, name: str, checkpoints: Callable[[], Collection[object]], now: float) -> None:
+    def __init__(self, run: RunConfig, name: str, budget: Budget, now: float) -> None:
         self.name, self.nodes, self.patience = name, run.cluster.nodes, run.cluster.patience
-        self.limits: Mapping[Cause, int] = {
-            "crashed": run.world.restarts,
-            "memory": min(MEMORY_STARTS, run.world.restarts),
-            "evicted": self.patience.evictions,
-            "failed": 0,
-        }
+        self.budget = budget
         self.messages: list[str] = []
         """What a person should hear, oldest first; whoever tells it empties the list"""
         self.pods: dict[str, PodView] = {}
@@ -64,8 +58,6 @@ class Vigil:
         self.deleted = False
         self.running_s = 0.0
         """Seconds since the job left the queue"""
-        self._checkpoints, self._seen = checkpoints, frozenset(checkpoints())
-        self._spent: dict[Cause, int] = {}
         self._incident: Incident | None = None
         self._sign = self._pending_since = now
         self._stuck_since: dict[str, float] = {}
@@ -165,14 +157,11 @@ class Vigil:
         cause, words, code = incident.worst
         if cause == "failed":
             return None  # the operator says so next
-        if new := frozenset(self._checkpoints()) - self._seen:
-            self._seen, self._spent = self._seen | new, {}
-        spent, limit = self._spent.get(cause, 0), self.limits[cause]
-        if spent >= limit:
+        limit = self.budget.limits[cause]
+        if not self.budget.charge(cause):
             tries = f"; {limit} further starts brought no new checkpoint" if limit else ""
             return Verdict("failed", f"{words}{tries}", code or 137)
-        self._spent[cause] = spent + 1
-        self.messages.append(f"{words}; starting again ({spent + 1} of {limit})")
+        self.messages.append(f"{words}; starting again ({self.budget.spent(cause)} of {limit})")
         return None
 
     def _failed(self, now: float) -> Verdict | None:
@@ -220,11 +209,10 @@ class Vigil:
         return Verdict("failed", f"pods waited for patience.pending_s={limit} s{why and ': '}{why}", 1)
 
     def _silent(self, silent: float) -> Verdict:
-        spent = self._spent.get("crashed", 0)
         reason = f"no sign from any pod for {silent:.0f} s"
-        if spent >= self.limits["crashed"]:
-            return Verdict("failed", f"{reason}; {spent} further starts brought no new checkpoint", 137)
-        self._spent["crashed"] = spent + 1
+        if not self.budget.charge("crashed"):
+            tries = f"{self.budget.limits['crashed']} further starts brought no new checkpoint"
+            return Verdict("failed", f"{reason}; {tries}", 137)
         return Verdict("again", reason, 137)
 
     def _remind(self, text: str, now: float) -> None:

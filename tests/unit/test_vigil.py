@@ -1,12 +1,14 @@
 """What a launcher makes of what it sees of a job: incidents, budgets, waiting and stalls, on a clock of the test's."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.cluster import ClusterConfig
 from configs.schema import RunConfig
+from k8s.budget import Budget
 from k8s.podview import PodView, read_pod
 from k8s.pytorchjob import node_of
 from k8s.state import State
@@ -20,8 +22,8 @@ class Seen:
     """A vigil over a job of two nodes, and the checkpoints that it finds."""
 
     def __init__(self, run: RunConfig) -> None:
-        self.checkpoints: set[int] = set()
-        self.vigil = Vigil(run, "job", lambda: self.checkpoints, 0.0)
+        self.checkpoints: set[str] = set()
+        self.vigil = Vigil(run, "job", Budget(run, lambda: self.checkpoints), 0.0)
         self.uids = 0
 
     def pod(self, node: int, phase: str, now: float, **more: Any) -> PodView:
@@ -87,10 +89,28 @@ def test_the_budget_is_spent_by_restarts_without_a_new_checkpoint(run: RunConfig
 def test_a_new_checkpoint_gives_the_budget_back(run: RunConfig) -> None:
     seen = Seen(run)
     for start in range(6):
-        seen.checkpoints.add(start)
+        seen.checkpoints.add(str(start))
         seen.start(start * 100.0)
         seen.crash(0, start * 100.0 + 1)
         assert seen.vigil.verdict(start * 100.0 + 1 + SETTLE_S) is None
+
+
+def test_a_budget_outlives_its_launcher_until_the_job_is_over(run: RunConfig, tmp_path: Path) -> None:
+    checkpoints, path = ["10"], tmp_path / "starts.json"
+
+    def budget() -> Budget:
+        return Budget(run, lambda: checkpoints, path)
+
+    assert budget().charge("crashed")
+    assert budget().charge("crashed")
+    assert not budget().charge("crashed")
+    assert budget().charge("evicted")
+    checkpoints.append("20")
+    assert budget().spent("crashed") == 0
+    assert budget().charge("crashed")
+    budget().close()
+    assert not path.exists()
+    assert budget().spent("crashed") == 0
 
 
 def test_causes_have_budgets_of_their_own(run: RunConfig) -> None:
