@@ -19,12 +19,13 @@ IMAGE = "localhost/trainworks:test"
 CODE = digest(code_record()["files"])
 LOCKED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges")
 PROBE = """
-import json, os, shutil
+import importlib.util, json, os, shutil
 from pathlib import Path
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from configs.code import code_record
 from configs.folder import digest
+from pipelines.cli import OWN_COMMANDS
 
 def refused(path):
     try:
@@ -41,6 +42,7 @@ print(json.dumps({
     "uid": os.getuid(), "stepped": round(weight[0].item(), 4),
     "compilers": [name for name in ("gcc", "g++", "cc", "c++", "clang", "nvcc") if shutil.which(name)],
     "code": digest(code_record()["files"]),
+    "lacking": [module for module, _ in OWN_COMMANDS.values() if importlib.util.find_spec(module) is None],
     "refused": [refused(path) for path in ("/x", "/opt/trainworks/x", "/etc/x")], "tmp": refused("/tmp/x"),
 }))
 """
@@ -86,6 +88,7 @@ def test_it_holds_this_code_and_steps_cpu_adam_without_a_compiler_a_user_or_a_ro
         "stepped": 0.9,
         "compilers": [],
         "code": CODE,
+        "lacking": [],
         "refused": [True, True, True],
         "tmp": False,
     }
