@@ -218,15 +218,15 @@ class FakeKfp:
         """The steps, by what kfp's local runner has printed of them."""
         tasks: dict[str, dict[str, Any]] = {}
         try:
-            lines = self.kubelet.lines(name) if self.kubelet else []
+            lines = self.kubelet.timed_lines(name) if self.kubelet else []
         except IndexError:
             return []
-        for line in lines:
+        for when, line in lines:
             if found := _BEGUN.search(line):
-                tasks[found[1]] = {"display_name": found[1], "state": "RUNNING", "start_time": stamp()}
+                tasks[found[1]] = {"display_name": found[1], "state": "RUNNING", "start_time": when}
             if (found := _DONE.search(line)) and found[1] in tasks:
                 state = "SUCCEEDED" if found[2] == "SUCCESS" else "FAILED"
-                tasks[found[1]] |= {"state": state, "end_time": stamp()}
+                tasks[found[1]] |= {"state": state, "end_time": when}
         return list(tasks.values())
 
 

@@ -126,7 +126,11 @@ class Kubelet:
 
     def lines(self, name: str) -> list[str]:
         """What the newest pod of a name has printed."""
-        return [line.decode("utf-8", "replace") for _, line in self._named(name).log.lines]
+        return [line for _, line in self.timed_lines(name)]
+
+    def timed_lines(self, name: str) -> list[tuple[str, str]]:
+        """The same, each with its time."""
+        return [(when, line.decode("utf-8", "replace")) for when, line in self._named(name).log.lines]
 
     def _named(self, name: str) -> Program:
         with self._lock:
