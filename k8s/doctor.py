@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from configs.code import HOME
 from configs.errors import UserError
 from configs.load import load
-from configs.process import command_main
+from configs.process import STOPPING, command_main
 from configs.schema import RunConfig
 from k8s.checks.finding import Finding, failed, skipped
 
@@ -114,7 +114,8 @@ def findings(arguments: argparse.Namespace, run: RunConfig) -> Iterator[Finding]
     if arguments.try_pod:
         from k8s.checks.trial import try_pod
 
-        signal.signal(signal.SIGTERM, _leave)  # the pod is deleted on the way out
+        for number in STOPPING:
+            signal.signal(number, _leave)  # the pod is deleted on the way out
         yield from try_pod(run, api, wait_s=arguments.wait)
 
 

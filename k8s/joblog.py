@@ -7,6 +7,7 @@ from pathlib import Path
 
 from configs.lines import FAILURE, Line, follows_from_peer, parse, read_failure
 from k8s.job import Job
+from k8s.podview import PERMANENT
 
 
 class JobLog:
@@ -35,11 +36,13 @@ class JobLog:
     def failure(self) -> tuple[int, str]:
         """Exit code and reason that the last failing node gave for itself; an empty reason where none did.
 
-        What a node says of a lost peer is told only when none says more.
+        A failure of the program tells more than being stopped, which is what happens to the other nodes then, and that
+        more than a lost peer.
         """
         with self._lock:
             own = [line for line in self._failures if not follows_from_peer(line)]
-            last = (own or self._failures)[-1:]
+            permanent = [line for line in own if read_failure(line)[0] in PERMANENT]
+            last = (permanent or own or self._failures)[-1:]
             return read_failure(last[0]) if last else (1, "")
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The pods of jobs: made of a template with what an operator adds to it, and read."""
 
 import contextlib
+import random
 import socket
 from typing import Any
 
@@ -50,6 +51,10 @@ def restarts(pod: Object) -> int:
     return sum(each.get("restartCount", 0) for each in (pod.get("status") or {}).get("containerStatuses", ()))
 
 
+BELOW = 32_000
+"""From the next thousand on, the system gives ports to connections that go out: one of those could take a job's port"""
+
+
 class Ports:
     """Where the ranks of each job meet: a port that was free together with the next one, the same for all its pods."""
 
@@ -65,9 +70,8 @@ class Ports:
 
 def _free_pair() -> int:
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+        port = random.randrange(15_000, BELOW)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
