@@ -113,7 +113,7 @@ class RunFolder:
         return self.logs / f"{name}.log"
 
     def job_mark(self, key: str) -> Path:
-        """Says that somebody has deleted a job of the cluster, which is not to be made again unasked."""
+        """Says how a job of the cluster has ended that is not to be made again unasked."""
         return self.logs / f"job-{key}.json"
 
     def job_starts(self, key: str) -> Path:

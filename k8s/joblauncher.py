@@ -38,6 +38,8 @@ FIRST_LOOK_S, LONGEST_LOOK_S = 0.5, 15.0
 """Between two looks at the job's object: soon after a pod changed, then ever more seldom"""
 DRAIN_S = 30.0
 """How long the last lines of pods that have ended may take to come"""
+PROMPT_S = 900.0
+"""Within this time KFP starts a failed step again; later ones somebody has asked for"""
 GONE_S = 30.0
 """Beyond the pods' own time to end: how long a deleted job may take to be gone"""
 
@@ -59,8 +61,8 @@ def launch_job(
     """
     owner = own_pod(os.environ)
     job = Job(run, stage, str(folder.path), pipeline_run, fold, 0, owner, volume, environment or {})
-    if reason := _taken_away(folder.job_mark(job.key)):
-        return Outcome(143, reason)
+    if outcome := _not_again(folder.job_mark(job.key)):
+        return outcome
 
     def tell(text: str) -> None:
         show(Line(stage, LASTING, text))
@@ -223,14 +225,19 @@ class JobLauncher:
         if verdict.kind == "deleted":
             self._remove()
             reason = f"{verdict.reason}; go on with it: trainworks resume"
-            write_json(self.folder.job_mark(self.job.key), {"reason": reason, "refusals": RETRIES})
-            return Outcome(verdict.code, reason)
+            return self._refuse_repeats(Outcome(verdict.code, reason))
         code, said = self._record.failure()
         if not self._ended():
             self._remove(only=self.job.name)
         if verdict.own and said:
-            return Outcome(code, said)
+            return self._refuse_repeats(Outcome(code, said))
         return Outcome(verdict.code, f"job {self.job.name}: {verdict.reason}{said and ': '}{said}")
+
+    def _refuse_repeats(self, outcome: Outcome) -> Outcome:
+        """KFP starts a step again that has failed, which would do no better here."""
+        mark = {"code": outcome.code, "reason": outcome.reason, "refusals": RETRIES, "until": time.time() + PROMPT_S}
+        write_json(self.folder.job_mark(self.job.key), mark)
+        return outcome
 
     def _ended(self) -> bool:
         return self._vigil.state is not None and self._vigil.state.ended
@@ -261,16 +268,16 @@ class JobLauncher:
         self.show(Line(self.job.stage, LASTING, text))
 
 
-def _taken_away(mark: Path) -> str:
-    """Why a job is not made again: somebody deleted it. Empty once the starts that nobody asked for are over."""
+def _not_again(mark: Path) -> Outcome | None:
+    """How a job ended that is not made again; None once the starts that nobody asked for are over."""
     if not mark.exists():
-        return ""
+        return None
     record = read_record(mark)
-    if record["refusals"] == 0:
+    if record["refusals"] == 0 or record["until"] < time.time():
         mark.unlink()
-        return ""
+        return None
     write_json(mark, record | {"refusals": record["refusals"] - 1})
-    return str(record["reason"])
+    return Outcome(int(record["code"]), str(record["reason"]))
 
 
 def attempt_of(found: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ class PodLogs:
         self._threads: dict[str, threading.Thread] = {}
         self._done: dict[str, threading.Event] = {}
         self._ended = threading.Event()
+        self._error: OSError | None = None
 
     def follow(self, uid: str, pod: str, node: int) -> None:
         """Begin with a pod whose container has started; a pod that is followed already goes on."""
@@ -35,6 +36,11 @@ class PodLogs:
         """A pod has ended: its log is read to the end, and not waited for after that."""
         if uid in self._done:
             self._done[uid].set()
+
+    def check(self) -> None:
+        """Raises the OSError that has kept a line from being taken, such as that of a terminal that is closed."""
+        if self._error:
+            raise self._error
 
     def drain(self, timeout_s: float) -> None:
         """Wait until the logs of the pods that have ended are read."""
@@ -64,12 +70,20 @@ class PodLogs:
                         continue
                     same, skip = (same + 1, skip) if stamp == last else (1, 0)
                     last = stamp
-                    self.take(node, text)
-                    if self._ended.is_set():
+                    if not self._taken(node, text) or self._ended.is_set():
                         return
             if over:  # the connection that has just ended began after the pod's end
                 return
             done.wait(PAUSE_S)
+
+    def _taken(self, node: int, text: bytes) -> bool:
+        try:
+            self.take(node, text)
+        except OSError as error:
+            self._error = error
+            self._ended.set()
+            return False
+        return True
 
 
 def second_of(stamp: bytes) -> str:

@@ -61,6 +61,8 @@ class Vigil:
         self._incident: Incident | None = None
         self._sign = self._pending_since = now
         self._stuck_since: dict[str, float] = {}
+        self._leaving: set[str] = set()
+        """Pods, by uid, that were deleted before any of their start failed: their end is no other's doing"""
         self._failed_since: float | None = None
         self._overspent: Verdict | None = None
         self._told: dict[str, float] = {}
@@ -69,6 +71,7 @@ class Vigil:
         """Go on with another object of the job; what was spent stays spent."""
         self.name, self.pods, self.state, self.deleted, self.running_s = name, {}, None, False, 0.0
         self._incident = self._failed_since = None
+        self._leaving = set()
         self._sign = self._pending_since = now
 
     def pod(self, view: PodView, now: float) -> None:
@@ -83,7 +86,10 @@ class Vigil:
         else:
             self._stuck_since.pop(view.uid, None)
         self.pods[view.name] = view
-        if view.cause and not (before and before.uid == view.uid and before.cause):
+        if view.leaving and not (self._incident and view.uid in self._incident.members):
+            self._leaving.add(view.uid)
+        cleared = view.leaving and view.uid not in self._leaving  # away by the operator, as another pod had failed
+        if view.cause and not cleared and not (before and before.uid == view.uid and before.cause):
             self._fell(view, view.cause, f"{called(view)} {view.words}", now)
 
     def gone(self, view: PodView, now: float) -> None:

@@ -43,7 +43,7 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "submit": ("pipelines.cluster.submit", "start a run's pipeline on a cluster, or print what that would create"),
     "status": ("pipelines.cluster.status", "say where a run on a cluster stands, and what its pods wait for"),
     "logs": ("pipelines.cluster.logs", "print what the pods of a run on a cluster print"),
-    "cancel": ("pipelines.cluster.cancel", "end a run on a cluster, and wait until nothing of it remains"),
+    "cancel": ("pipelines.cluster.cancel", "end a run on a cluster, and wait until its jobs are gone"),
     "resume": ("pipelines.cluster.resume", "go on with a run on a cluster that failed or was cancelled"),
     "schedule": ("pipelines.cluster.schedule", "make a cluster's recurring runs as schedules in files say"),
     "doctor": ("k8s.doctor", "say what this machine or a cluster lacks for a run, and how to mend it"),

@@ -6,6 +6,7 @@ from kfp import dsl, kubernetes
 
 from configs.cluster import IN_MEMORY, ClusterConfig
 from configs.schema import RunConfig
+from k8s.checks.demand import access_mode
 from k8s.job import LABEL
 from k8s.pods import SHARED_MEMORY, USER
 
@@ -14,12 +15,12 @@ LONGEST_RETRYING = "604800s"
 STEP_PODS = {"app.kubernetes.io/name": "trainworks", "app.kubernetes.io/component": "step"}
 
 
-def pipeline_config(cluster: ClusterConfig) -> dsl.PipelineConfig:
+def pipeline_config(run: RunConfig) -> dsl.PipelineConfig:
     """The volume that KFP makes for each pipeline run, unless there is a claim. Every step and node writes to it."""
-    place = cluster.workspace
+    place = run.cluster.workspace
     if place.claim is not None:
         return dsl.PipelineConfig()
-    patch: dict[str, Any] = {"accessModes": ["ReadWriteMany"]}
+    patch: dict[str, Any] = {"accessModes": [access_mode(run)]}
     if place.storage_class is not None:
         patch["storageClassName"] = place.storage_class
     kubernetes_part = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=patch)

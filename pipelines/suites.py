@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from kfp import compiler, dsl
 from configs.cluster import ClusterConfig
 from configs.errors import ConfigError
 from configs.load import load
+from configs.schema import RunConfig
 from configs.suite import SuiteConfig
 from configs.suite_file import arguments_of, read_suite
 from k8s.job import LABEL, RETRIES
@@ -20,7 +21,7 @@ from pipelines.baselines import folder_of, versions_in
 from pipelines.components import nightly, verdict
 from pipelines.gate.artifacts import fill_artifacts
 from pipelines.nightly import build_page, code_of, do_suite, home_of
-from pipelines.on_cluster import describe_task, give_a_node, pipeline_config, workspace_of
+from pipelines.on_cluster import describe_task, give_a_node, workspace_of
 
 if TYPE_CHECKING:
     Shown = tuple[dsl.Metrics, dsl.HTML]
@@ -41,7 +42,6 @@ def build_nightly(path: Path, overlay: Path, cluster: ClusterConfig) -> Any:
     @dsl.pipeline(
         name=f"trainworks-{suite.name}",
         description=f"Gate the suite {suite.name} against its baselines.",
-        pipeline_config=pipeline_config(cluster),
     )
     def gated() -> None:
         given: Any = {"suite": text, "workspace": workspace_of(cluster)}
@@ -65,9 +65,18 @@ def encode_suite(path: Path, overlay: Path) -> str:
     suite = read_suite(path)
     runs: dict[str, Any] = {}
     for run in suite.runs:
-        config, *words = arguments_of(path, run, suite.seeds[0])
-        runs[run.name] = load([config, str(overlay), *words]).model_dump(mode="json")
+        runs[run.name] = load_alone(arguments_of(path, run, suite.seeds[0]), overlay).model_dump(mode="json")
     return json.dumps({"suite": suite.model_dump(mode="json"), "runs": runs})
+
+
+def load_alone(arguments: Sequence[str], overlay: Path) -> RunConfig:
+    """A run of a suite, which one pod carries out: with a GPU for each process, where the cluster's nodes have any."""
+    config, *words = arguments
+    run = load([config, str(overlay), *words, "cluster.nodes=1", "cluster.node.gpus=0"])
+    tree = yaml.safe_load(overlay.read_text(encoding="utf-8")) or {}
+    if not ((tree.get("cluster") or {}).get("node") or {}).get("gpus"):
+        return run
+    return load([config, str(overlay), *words, "cluster.nodes=1", f"cluster.node.gpus={run.world.processes}"])
 
 
 def write_suite(text: str, folder: Path) -> Path:

@@ -28,7 +28,7 @@ def build(run: RunConfig, *, retries: int = 0) -> Any:
     @dsl.pipeline(
         name=f"trainworks-{run.name}",
         description=f"Prepare data, {says}.",
-        pipeline_config=pipeline_config(run.cluster),
+        pipeline_config=pipeline_config(run),
     )
     def training(
         config: str = encode_config(run), folder: str = run.name, image: str = run.cluster.image, launcher: str = JOB

@@ -48,6 +48,11 @@ def show(resource: str, number: Decimal) -> str:
     return f"{number:f}".rstrip("0").rstrip(".") if "." in f"{number:f}" else f"{number:f}"
 
 
+def access_mode(run: RunConfig) -> str:
+    """What a volume has to allow that is made for a run."""
+    return "ReadWriteMany" if needs_shared(run) else "ReadWriteOnce"
+
+
 def needs_shared(run: RunConfig) -> bool:
     """Whether pods on several machines write to the volume at the same time."""
     return run.cluster.nodes > 1 or run.world.parallel_folds > 1

@@ -12,7 +12,7 @@ from configs.cluster import bytes_of
 from configs.schema import RunConfig
 from k8s.api import EVENTS, PODS, Api, Object, RefusedError
 from k8s.checks import inside
-from k8s.checks.demand import needs_shared
+from k8s.checks.demand import access_mode
 from k8s.checks.finding import Finding, failed, ok, skipped, unknown
 from k8s.job import JOB_PODS, Job
 from k8s.pods import NO_SIDECAR, USER, pod_spec
@@ -72,7 +72,7 @@ def _volume(run: RunConfig) -> dict[str, Any] | None:
     if settings.claim is not None:
         return None
     claim: dict[str, Any] = {
-        "accessModes": ["ReadWriteMany" if needs_shared(run) else "ReadWriteOnce"],
+        "accessModes": [access_mode(run)],
         "resources": {"requests": {"storage": settings.size}},
     }
     if settings.storage_class:

@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = open_place(arguments)
         run = place.find(arguments.run)
         end(place, run)
-        print(f"{run['display_name']}: pipeline run {run['run_id']} has ended, and nothing of it remains")
+        print(f"{run['display_name']}: pipeline run {run['run_id']} has ended; no job of it is left, no pod runs")
+        for other in place.kfp.runs(place.name):
+            if not is_over(other):
+                print(f"{place.name}: pipeline run {other['run_id']} goes on; end it too: --run {other['run_id']}")
         return 0
 
     return command_main("cancel", work)

@@ -40,7 +40,7 @@ def follow(place: Place, identity: str, *, words: str) -> int:
         return 128 + (stop.number if stop.number != signal.SIGHUP else signal.SIGTERM)
     screen.close()
     if code:
-        told(f"trainworks submit: {reason}")
+        told(f"trainworks: {reason}")
     return code
 
 
@@ -54,6 +54,7 @@ class _Follower:
         labels = ",".join(f"{name}={value}" for name, value in {OF_RUN: self.identity, **STEP_PODS}.items())
         with contextlib.closing(PodLogs(self.place.api, self._heard, container=MAIN)) as logs:
             while True:
+                logs.check()
                 run = self.place.kfp.run(self.identity)
                 pods = self.place.api.list(PODS, labels=labels)[0]  # after the run: the last are among them
                 for pod in pods:

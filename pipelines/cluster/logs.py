@@ -66,11 +66,11 @@ def _chosen(jobs: Sequence[Found], arguments: argparse.Namespace, run: Object) -
         remedy = (
             "the whole output of a stage is in logs/STAGE.log of the run folder, that of a step on its page in KFP"
             if is_over(run)
-            else "its steps are shown by `trainworks status`"
+            else "its steps are shown by `trainworks status`, and what they print by `trainworks status --follow`"
         )
         raise UserError(
-            f"pipeline run {run['run_id']} ({state_of(run).lower()}) has no such job now: jobs go when they have "
-            f"succeeded; {remedy}"
+            f"pipeline run {run['run_id']} ({state_of(run).lower()}) has no such job now: a job comes when its step "
+            f"begins, and goes when it has succeeded; {remedy}"
         )
     return fitting[-1]
 
@@ -80,8 +80,8 @@ def _print_until_ended(place: Place, pipeline_run: str, job: Found, node: int | 
     several = place.run.cluster.nodes > 1 and node is None
     with contextlib.closing(PodLogs(place.api, _printer(several))) as logs:
         while True:
-            labels = ",".join(f"{LABEL}{name}={job.labels[LABEL + name]}" for name in ("key", "attempt"))
-            pods = place.api.list(PODS, labels=labels)[0]
+            logs.check()
+            pods = place.api.list(PODS, labels=_labels(job))[0]
             views = [view for _, view in pods_of(job, pods)]
             for view in views:
                 if node in (None, view.node) and view.phase != "Pending":
@@ -96,8 +96,13 @@ def _print_until_ended(place: Place, pipeline_run: str, job: Found, node: int | 
 
 def _gone(place: Place, job: Found) -> bool:
     """Whether no pods will come: a job without any may be about to have some."""
-    found = place.api.get(job.resource, job.name)
-    return found is None or job.kind.state(found).ended
+    found = place.api.list(job.resource, labels=_labels(job))[0]
+    return not found or job.kind.state(found[0]).ended
+
+
+def _labels(job: Found) -> str:
+    """What its object and its pods alone have."""
+    return ",".join(f"{LABEL}{name}={job.labels[LABEL + name]}" for name in ("key", "attempt"))
 
 
 def _printer(several: bool) -> Callable[[int, bytes], None]:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from configs.errors import ConfigError
 from configs.load import load
 from configs.schema import RunConfig
 from k8s.api import Api, Object
-from pipelines.cluster.kfp import Kfp, missing, open_cluster
+from pipelines.cluster.kfp import Kfp, is_over, missing, open_cluster
 
 OUTAGE_S = 20.0
 """Seconds that the cluster's API may stay away while somebody waits for an answer"""
@@ -27,11 +28,15 @@ class Place:
     kfp: Kfp
 
     def find(self, identity: str | None = None) -> Object:
-        """The pipeline run of that identity, else the newest of the name. Raises UserError where there is none."""
+        """The pipeline run of that identity, else the newest of the name that goes on, else the newest.
+
+        Raises UserError where there is none.
+        """
         if identity is not None:
             found = self.kfp.run(identity)
         else:
-            found = next(iter(self.kfp.runs(self.name)), None)
+            named = self.kfp.runs(self.name)
+            found = next((each for each in named if not is_over(each)), next(iter(named), None))
             found = self.kfp.run(found["run_id"]) if found else None  # a list tells no steps
         if found is None:
             raise missing(identity or self.name, self.kfp.experiment)
@@ -55,7 +60,7 @@ def grammar(command: str, description: str, *, by_run: bool = True) -> argparse.
     top.add_argument("--name", metavar="NAME", help="the pipeline run's name, and its folder's (the config's `name`)")
     if by_run:
         top.add_argument(
-            "--run", metavar="ID", help="a pipeline run by its identity, instead of the newest of the name"
+            "--run", metavar="ID", help="a pipeline run by its identity, instead of the newest of the name that goes on"
         )
     return top
 
@@ -67,6 +72,12 @@ def words_of(top: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         top.error(f"unrecognized arguments: {' '.join(wrong)}")
     arguments.config += more
     return arguments
+
+
+def words(arguments: argparse.Namespace) -> str:
+    """What names the run on the command line again."""
+    name = ["--name", arguments.name] if arguments.name else []
+    return shlex.join([*arguments.config, *name])
 
 
 def name_of(run: RunConfig, name: str | None) -> str:

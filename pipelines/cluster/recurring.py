@@ -17,7 +17,7 @@ from k8s.api import Object
 from pipelines.cluster.kfp import Kfp
 from pipelines.cluster.package import joined, pipeline_of
 from pipelines.parameters import EACH
-from pipelines.suites import compile_nightly
+from pipelines.suites import compile_nightly, load_alone
 
 PREFIX = "trainworks/"
 """Of the names of recurring runs that are made from files"""
@@ -75,8 +75,7 @@ def _suite(suite: Path, schedule: ScheduleConfig, overlay: Path) -> tuple[RunCon
     from configs.suite_file import read_suite
 
     read = read_suite(suite)
-    config, *words = words_of(suite, read.runs[0], read.seeds[0])
-    run = load([config, str(overlay), *words])
+    run = load_alone(words_of(suite, read.runs[0], read.seeds[0]), overlay)
     with TemporaryDirectory(prefix="trainworks-") as scratch:
         path = Path(scratch) / "pipeline.yaml"
         compile_nightly(suite, overlay, run.cluster, path)

@@ -10,8 +10,8 @@ from k8s.api import Object
 from pipelines.cluster.follow import follow
 from pipelines.cluster.kfp import is_over, state_of
 from pipelines.cluster.package import pipeline_of
-from pipelines.cluster.place import Place, grammar, open_place, words_of
-from pipelines.cluster.submit import require_alone, require_ready, start, words
+from pipelines.cluster.place import Place, grammar, open_place, words, words_of
+from pipelines.cluster.submit import require_alone, require_ready, start
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +40,9 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def go_on(place: Place, run: Object) -> str:
     """Start again what ended early; returns the identity of the pipeline run that goes on."""
-    identity, state = run["run_id"], state_of(run)
+    identity, state, name = run["run_id"], state_of(run), run["display_name"]
+    if name != place.name:
+        raise UserError(f"pipeline run {identity} is one of {name}, not of {place.name}; say --name {name}")
     if not is_over(run):
         raise UserError(f"pipeline run {identity} is {state.lower()}: there is nothing to resume")
     if state == "SUCCEEDED":

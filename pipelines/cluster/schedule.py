@@ -61,7 +61,8 @@ def _schedule(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             take(step, kfp)
     if not todo:
-        print(f"nothing to do: {len(wanted)} recurring runs are as the files say")
+        count = "1 recurring run is" if len(wanted) == 1 else f"{len(wanted)} recurring runs are"
+        print(f"nothing to do: {count} as the files say")
     return 0
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from configs.process import command_main
 from k8s.api import Object
+from pipelines.cluster.follow import follow
 from pipelines.cluster.jobs import Found, job_pods, jobs_of, pods_of, restarts_of
 from pipelines.cluster.kfp import is_over, state_of
-from pipelines.cluster.place import grammar, open_place, words_of
+from pipelines.cluster.place import grammar, open_place, words, words_of
 
 STEPS = ("prepare", "train", "evaluate", "collect")
 
@@ -18,6 +19,7 @@ STEPS = ("prepare", "train", "evaluate", "collect")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 shown, 1 the cluster's API stays away, 2 there is no such run."""
     top = grammar("status", "Say where a run on a cluster stands: its steps, its jobs, and what their pods wait for.")
+    top.add_argument("--follow", action="store_true", help="then print what it prints, and end as it ends")
     arguments = words_of(top, argv)
 
     def work() -> int:
@@ -25,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = place.find(arguments.run)
         jobs, pods = jobs_of(place.api, run["run_id"]), job_pods(place.api, run["run_id"])
         for line in told(run, jobs, pods, datetime.now(UTC)):
-            print(line)
-        return 0
+            print(line, flush=True)
+        return follow(place, run["run_id"], words=words(arguments)) if arguments.follow else 0
 
     return command_main("status", work)
 

@@ -1,7 +1,6 @@
 """Command: a run to a cluster. Run as `trainworks submit CONFIG.yaml CLUSTER.yaml`."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ from k8s.checks.names import image
 from pipelines.cluster.follow import follow
 from pipelines.cluster.kfp import is_over, state_of
 from pipelines.cluster.package import pipeline_of, run_body
-from pipelines.cluster.place import Place, grammar, name_of, open_place, words_of
+from pipelines.cluster.place import Place, grammar, name_of, open_place, words, words_of
 from pipelines.cluster.plan import plan
 
 
@@ -48,7 +47,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     identity = start(place, pipeline)
     if arguments.follow:
         return follow(place, identity, words=words(arguments))
-    print(f"follow it: trainworks logs {words(arguments)}; end it: trainworks cancel {words(arguments)}")
+    print(f"follow it: trainworks status {words(arguments)} --follow; end it: trainworks cancel {words(arguments)}")
     return 0
 
 
@@ -103,8 +102,8 @@ def require_alone(place: Place) -> None:
         found = going[0]
         raise UserError(
             f"nothing was created: {place.name} is submitted already, as pipeline run {found['run_id']} "
-            f"({state_of(found).lower()} since {found.get('created_at', 'a while')}); end it with `trainworks cancel`, "
-            "choose another --name, or say --again"
+            f"({state_of(found).lower()} since {found.get('created_at', 'a while')}); end it with `trainworks cancel "
+            f"--run {found['run_id']}`, choose another --name, or say --again"
         )
 
 
@@ -114,12 +113,6 @@ def start(place: Place, pipeline: dict) -> str:
     where = f"experiment {place.kfp.experiment}, namespace {place.api.namespace}"
     print(f"submitted {place.name}: pipeline run {created['run_id']} in {where}", flush=True)
     return created["run_id"]
-
-
-def words(arguments: argparse.Namespace) -> str:
-    """What names the run on the command line again."""
-    name = ["--name", arguments.name] if arguments.name else []
-    return shlex.join([*arguments.config, *name])
 
 
 if __name__ == "__main__":

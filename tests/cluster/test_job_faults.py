@@ -86,6 +86,9 @@ def test_a_permanent_failure_is_told_with_its_reason_and_code(there: Bench) -> N
     (job,) = there.jobs(folder)
     assert job["status"]["conditions"][-1]["type"] == "Failed", "kept for a day, to be looked at"
     assert not [each for each in there.pods(folder) if each["status"]["phase"] == "Running"]
+    again = there.start(folder)
+    assert (again.wait(), again.reason) == (1, step.reason), "a step that is started again by itself does no better"
+    assert [each["metadata"]["name"] for each in there.jobs(folder)] == [job["metadata"]["name"]]
 
 
 def test_a_pod_that_waits_for_a_machine_is_waited_for(there: Bench, local: Path) -> None:

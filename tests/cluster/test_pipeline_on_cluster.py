@@ -92,7 +92,7 @@ def test_a_cancelled_run_leaves_nothing_and_is_resumed_where_it_was(
     assert wait_until(lambda: any((live.volume / "long" / "train").glob("step-*/complete.json")), 120)
     assert cancel.main(words) == 0
     assert live.nothing_is_left()
-    assert "nothing of it remains" in capsys.readouterr().out
+    assert "no job of it is left, no pod runs" in capsys.readouterr().out
     assert resume.main(words) == 0
     log = live.volume / "long" / "train" / "events.jsonl"
     before = log.read_bytes()

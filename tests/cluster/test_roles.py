@@ -99,7 +99,8 @@ def test_the_submitter_s_role_is_enough_and_holds_nothing_that_it_does_not_use(
 ) -> None:
     site.cluster.policy = lambda request: grant_of(request) in SUBMITTER
     identity = site.submitted()
-    job = job_on(site, identity)
+    job = job_on(site, identity, conditions=[{"type": "Failed", "status": "True"}])
+    assert site("logs") == 0, "of a job without pods"
     pod_of(site, job, 0, phase="Succeeded")
     labels = {**job["metadata"]["labels"], "trainworks.dev/key": "another"}
     trainjob: dict[str, Any] = {"kind": "TrainJob", "metadata": {"name": "t", "labels": labels}, "spec": {}}

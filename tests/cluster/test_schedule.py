@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from configs.errors import ConfigError
+from configs.load import load
 from configs.schedule import cron_problem
 from configs.schedule_file import read_schedule, read_schedules
 from pipelines.cluster import schedule
+from pipelines.cluster.recurring import wanted_of
 from tests.cluster.conftest import Site
 from tests.golden.__main__ import CONFIGS
 
@@ -60,7 +62,7 @@ def test_a_schedule_becomes_a_recurring_run_and_twice_changes_nothing(
     before = files.changes
     assert files.apply() == 0
     assert files.changes == before
-    assert "nothing to do: 1 recurring runs" in capsys.readouterr().out
+    assert "nothing to do: 1 recurring run is as" in capsys.readouterr().out
 
 
 def test_an_edited_schedule_is_replaced(files: Files) -> None:
@@ -201,3 +203,13 @@ def test_an_unsound_cron_is_refused_with_what_is_allowed(files: Files, cron: str
 def test_a_mistake_in_a_schedule_is_named_with_its_place(files: Files, change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_schedule(files.write(**change))
+
+
+@pytest.mark.parametrize("cluster", ["fake", "gpu", "kind"])
+def test_the_schedules_that_are_shipped_fit_the_clusters_that_are(cluster: str) -> None:
+    overlay, found = CONFIGS / "clusters" / f"{cluster}.yaml", []
+    for path, each in read_schedules([CONFIGS / "schedules"]).items():
+        found += [run for run, _ in wanted_of(path, each, overlay)]
+    gpus = load([str(CONFIGS / "shakespeare.yaml"), str(overlay)]).cluster.node.gpus
+    suite = next(run for run in found if run.name == "demo-lm")
+    assert (suite.cluster.nodes, suite.cluster.node.gpus) == (1, 1 if gpus else 0), "a suite runs in one pod"

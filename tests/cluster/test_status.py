@@ -1,6 +1,8 @@
 """status, logs and cancel: what is told of a run on a cluster, and that nothing of it remains once it is ended."""
 
+import errno
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,7 +104,7 @@ def test_cancelling_ends_the_run_and_its_jobs_and_may_be_repeated(
     other = job_on(site, "another-run")
     for _ in range(2):
         assert site("cancel") == 0
-        assert f"pipeline run {identity} has ended, and nothing of it remains" in capsys.readouterr().out
+        assert f"pipeline run {identity} has ended; no job of it is left" in capsys.readouterr().out
     assert [job["metadata"]["name"] for job in site.cluster.objects("pytorchjobs")] == [other["metadata"]["name"]]
     assert site.kfp.runs[identity]["state"] == "CANCELED"
     assert [path for _, path in site.kfp.calls if path.endswith(":terminate")] == [f"/runs/{identity}:terminate"]
@@ -124,6 +126,34 @@ def test_logs_print_every_node_s_lines_until_the_pods_end(site: Site, capsys: py
         assert "--node 2 is not one of the run's 2" in capsys.readouterr().err
 
 
+def test_of_several_runs_of_a_name_the_one_that_goes_on_is_meant(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    going, ended = site.submitted(), site.submitted("--again")
+    site.kfp.set_state(ended, "FAILED")
+    assert site("submit") == 2
+    assert f"end it with `trainworks cancel --run {going}`" in capsys.readouterr().err
+    third = site.submitted("--again")
+    assert site("cancel", "--run", going) == 0
+    assert f"pipeline run {third} goes on; end it too: --run {third}" in capsys.readouterr().out
+    assert site("cancel") == 0
+    assert {each["state"] for each in site.kfp.runs.values()} == {"CANCELED", "FAILED"}
+
+
+def test_logs_end_where_they_cannot_be_written_any_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(several: bool) -> Callable[[int, bytes], None]:
+        def take(node: int, line: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        return take
+
+    identity = site.submitted()
+    monkeypatch.setattr("pipelines.cluster.logs._printer", broken)
+    with Kubelet(site.cluster):
+        pod_of(site, job_on(site, identity), 0, ["sh", "-c", "echo one; sleep 60"])
+        assert site("logs") == 1
+
+
 def test_logs_of_a_run_without_a_job_say_where_they_are(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.kfp.set_state(site.submitted(), "SUCCEEDED")
     assert site("logs") == 2
@@ -140,7 +170,7 @@ def test_following_prints_the_steps_lines_and_ends_as_the_run_does(
         ended.join()
     told = capsys.readouterr()
     assert "prepare  40 shards" in told.out
-    assert "trainworks submit: train: out of memory" in told.err
+    assert "trainworks: train: out of memory" in told.err
 
 
 def _fail_a_step(site: Site) -> None:

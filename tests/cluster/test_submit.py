@@ -129,6 +129,14 @@ def test_on_a_volume_of_kfp_resuming_tries_the_same_run_again(site: Site) -> Non
     assert ("POST", f"/runs/{identity}:retry") in site.kfp.calls
 
 
+def test_a_run_of_another_name_is_not_resumed_as_this_one(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = site.submitted("--name", "other")
+    site.kfp.set_state(identity, "FAILED")
+    assert site("resume", "--run", identity) == 2
+    assert "is one of other, not of demo-lm; say --name other" in capsys.readouterr().err
+    assert len(site.kfp.runs) == 1
+
+
 @pytest.mark.parametrize(("state", "says"), [("RUNNING", "is running"), ("SUCCEEDED", "has succeeded")])
 def test_what_goes_on_or_is_done_is_not_resumed(
     site: Site, state: str, says: str, capsys: pytest.CaptureFixture[str]

@@ -113,6 +113,31 @@ def test_a_budget_outlives_its_launcher_until_the_job_is_over(run: RunConfig, tm
     assert budget().spent("crashed") == 0
 
 
+def test_pods_that_are_cleared_away_after_a_crash_do_not_hide_it(run: RunConfig) -> None:
+    """The controller of a TrainJob deletes the other pods of a start that has failed."""
+    seen = Seen(run)
+    seen.start(0.0)
+    seen.crash(0, 1.0)
+    seen.pod(1, "Running", 1.5, leaving=True)
+    seen.pod(
+        1, "Failed", 2.0, leaving=True, cause="evicted", code=143, words="was deleted, and ended with exit code 143"
+    )
+    assert seen.vigil.verdict(1.0 + SETTLE_S) is None
+    assert seen.vigil.messages == ["node 0 (pod-0) ended with exit code 137; starting again (1 of 2)"]
+
+
+def test_a_pod_that_was_deleted_first_is_why_its_peers_crash(run: RunConfig) -> None:
+    seen = Seen(run)
+    seen.start(0.0)
+    seen.pod(1, "Running", 0.5, leaving=True)
+    seen.crash(0, 1.0)
+    seen.pod(
+        1, "Failed", 1.5, leaving=True, cause="evicted", code=143, words="was deleted, and ended with exit code 143"
+    )
+    assert seen.vigil.verdict(1.0 + SETTLE_S) is None
+    assert seen.vigil.messages == ["node 1 (pod-1) was deleted, and ended with exit code 143; starting again (1 of 50)"]
+
+
 def test_causes_have_budgets_of_their_own(run: RunConfig) -> None:
     seen = Seen(run)
     for start in range(5):  # more than world.restarts

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from configs.cluster import ClusterConfig
 from tests.cluster.fake.api import FakeCluster
 from tests.cluster.fake.kfp import FakeKfp
 from tests.cluster.fake.kubelet import Kubelet
@@ -34,6 +35,7 @@ def furnish(cluster: FakeCluster) -> None:
     claim: dict[str, Any] = {"spec": {"accessModes": ["ReadWriteMany"]}, "status": {"phase": "Bound"}}
     cluster.create("persistentvolumeclaims", {"metadata": {"name": CLAIM}, **claim}, NAMESPACE)
     cluster.create("serviceaccounts", {"metadata": {"name": "trainworks-job"}}, NAMESPACE)
+    cluster.create("clustertrainingruntimes", {"metadata": {"name": ClusterConfig.model_fields["runtime"].default}})
     sizes = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti"}
     cluster.create("nodes", {"metadata": {"name": "fake-node"}, "status": {"allocatable": sizes}})
 
