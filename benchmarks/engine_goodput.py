@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks.engine_recovery import Job, make_run, our_job, rank_process
 from benchmarks.harness import BenchmarkError, Limit, Say
+from configs.events import read_events
 from configs.folder import RunFolder
 from configs.load import read
 from data.dataset import order_of
 from data.manifest import read_manifest
 from data.order import Sampler
 from pipelines.goodput import KINDS, goodput
-from trainer.tracker import read_events
 
 MINUTES, KILL_EVERY_S = 20.0, 120.0
 CHECKPOINT_STEPS, STOP_S = 25, 120.0

@@ -19,10 +19,10 @@ import psutil
 from benchmarks.harness import BenchmarkError, Case, Pair, Round, Stopwatch
 from benchmarks.loop import HERE, LINES, prepare, sentences
 from benchmarks.worker import environment
+from configs.events import read_events
 from configs.folder import RunFolder
 from configs.load import load
 from configs.process import die_with_parent
-from trainer.tracker import read_events
 
 STEPS, EVERY, KILL_AFTER = 1_000_000, 20, 30
 """Of a training that outlasts its killing; steps between checkpoints; the step after which a rank is killed"""

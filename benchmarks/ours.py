@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from benchmarks.harness import Round, Stopwatch
 from configs.dataset import TextData
+from configs.events import read_events
 from configs.folder import RunFolder
 from configs.load import read
 from configs.schema import RunConfig, identity
@@ -23,7 +24,7 @@ from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Stateful
 from trainer.tasks import build_task
-from trainer.tracker import open_tracker, read_events
+from trainer.tracker import open_tracker
 
 
 class FinishLine(Checkpointer):
@@ -61,7 +62,7 @@ class Trainworks:
             save_file(weights(networks["model"]), start)
             folder.events.unlink(missing_ok=True)
         engines, frozen = build_engines(networks, self.task.turns, run, world)
-        tracker = open_tracker(run, folder, "train", rank=world.rank)
+        tracker = open_tracker(folder, "train", rank=world.rank)
         finish = FinishLine(folder.train, world, run, self.manifest.digest)
         meter = Meter(Workload(run.train.global_batch_samples), memory=lambda: 0)
         trainer = Trainer(

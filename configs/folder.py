@@ -46,7 +46,11 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        return self.train / "events.jsonl"
+        return self.stage_events("train")
+
+    def stage_events(self, stage: str) -> Path:
+        """The event log of a stage."""
+        return {"prepare": self.data, "train": self.train, "evaluate": self.evaluation}[stage] / "events.jsonl"
 
     @property
     def evaluation(self) -> Path:

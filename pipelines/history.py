@@ -1,13 +1,12 @@
 """What the event log of a training says: the last value of every metric at every step, restarts, and how it ended."""
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from configs.events import read_events
 from pipelines.goodput import Ledger, duration
 
 BESIDE = ("event", "time", "step", "position")
@@ -91,16 +90,3 @@ def read_history(path: Path) -> History:
         else:
             history.damaged += 1
     return history
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log in order; an empty one stands for a line that is none."""
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return  # torn by a kill, or being written now
-            try:
-                event = json.loads(line.decode())
-            except ValueError:
-                event = None
-            yield event if isinstance(event, dict) else {}

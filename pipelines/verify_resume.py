@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from configs.events import read_events
 from configs.folder import RunFolder, write_json
 from configs.lines import LASTING, Line
 from configs.process import command_main, die_with_parent
-from pipelines.history import read_events
 from pipelines.resume.judge import Event, compare_curves, judge_tensors, steps_of
 from pipelines.resume.plan import Plan, build_plan
 from pipelines.resume.rows import Row, header, line, reference_line

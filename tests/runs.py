@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import yaml
 
-from trainer.tracker import read_events
+from configs.events import read_events
 
 WORDS = "the king of night and the queen of day met where rivers bend and spoke no word but song".split()  # noqa: SIM905
 

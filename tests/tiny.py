@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import trainer.engines
 from configs.dataset import TextData
 from configs.engine import CheckpointConfig
+from configs.events import read_events
 from configs.folder import RunFolder, file_digest, write_json
 from configs.load import load
 from configs.schema import RunConfig, identity
@@ -39,7 +40,7 @@ from trainer.meter import Meter, Workload
 from trainer.pieces import Piece, State, Stored
 from trainer.task import Sample
 from trainer.tasks import build_task
-from trainer.tracker import open_tracker, read_events
+from trainer.tracker import open_tracker
 
 torch.set_num_threads(1)  # more threads than idle cores make small tensors many times slower
 
@@ -397,7 +398,7 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
             identity=identity(run),
             config=run.train.retention,
         ),
-        open_tracker(run, folder, "train", rank=world.rank),
+        open_tracker(folder, "train", rank=world.rank),
         Meter(Workload(run.train.global_batch_samples), memory=lambda: 0),
         open_pulse(world.rank),
     )

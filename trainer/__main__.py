@@ -68,7 +68,7 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
     state = TrainState(step=0, position=0, samples_digest="00" * 32)
     if latest is not None:
         state = checkpointer.load(latest, engines)
-    tracker = open_tracker(run, folder, "train", rank=world.rank)
+    tracker = open_tracker(folder, "train", rank=world.rank)
     facts = {"world": world.size, "device": str(world.device), "since_launch_s": process_age_s()}
     tracker.start(run, step=state.step, **facts)
     if origin is not None:

@@ -233,7 +233,6 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
     metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
     require_finite(step, metrics)
     trainer.tracker.log(step, metrics, event="validation")
-    trainer.tracker.flush()
     figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     if trainer.world.rank == 0:
         say("train", f"step {step}  {figures}  ({clock(time.perf_counter() - begun)})")

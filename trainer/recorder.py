@@ -68,7 +68,6 @@ class Recorder:
         if verdict.action == "go on":
             return
         self.tracker.event("anomaly", step=step, reason=verdict.reason, action=verdict.action)
-        self.tracker.flush()
         if verdict.action == "rollback":
             raise RunawayError(self.last["position"], verdict.reason)
         if verdict.action == "stop":

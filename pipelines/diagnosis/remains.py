@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.events import decode
 from configs.folder import RunFolder, digest_holds
 from configs.lines import STAGES
 from pipelines.diagnosis.logs import Start, read_start
 
-_FLAT = (b'{"event": "step"', b'{"event": "span"')
-"""Events of which only the first and the last are looked at: there are as many as steps"""
+_FLAT = tuple(b'{"event":%s"%s"' % (space, name) for name in (b"step", b"span") for space in (b"", b" "))
+"""Beginnings of events of which only the first and the last are looked at: there are as many as steps"""
+_START = (b'{"event":"start"', b'{"event": "start"')
 _LARGEST = 1e15  # a time, a size or a count: more is noise
-_HEAD = len(_FLAT[0])
+_HEAD = len('{"event":"step"')
 
 Record = dict[str, Any]
 
@@ -158,7 +160,7 @@ def read_remains(folder: RunFolder) -> Remains:
 
 
 def _read_stage(name: str, folder: RunFolder) -> StageRemains:
-    home = {"prepare": folder.data, "train": folder.train, "evaluate": folder.evaluation}[name]
+    home = folder.stage_events(name).parent
     start = read_start(folder.log(name))
     events = read_events(home / "events.jsonl")
     incidents = read_incidents(home / "incidents")
@@ -206,7 +208,7 @@ def read_events(path: Path) -> Events | None:
                 flat = line[:_HEAD] if line.startswith(_FLAT) else None
                 if flat is None or flat not in last:
                     _add(events, line)
-                    last = {} if line.startswith(b'{"event": "start"') else last
+                    last = {} if line.startswith(_START) else last
                 if flat:
                     last[flat] = line
     except OSError:
@@ -219,10 +221,7 @@ def read_events(path: Path) -> Events | None:
 
 
 def _add(events: Events, line: bytes) -> None:
-    with contextlib.suppress(ValueError):  # torn by a kill, or being written now
-        event = json.loads(line.decode("utf-8", "replace"))
-        if isinstance(event, dict):
-            events.add(event)
+    events.add(decode(line, checked=False))  # empty for one torn by a kill, or being written now
 
 
 def _checkpoints(root: Path) -> Iterator[Checkpoint]:

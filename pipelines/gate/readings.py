@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from configs.errors import ConfigError, DamageError, UserError
+from configs.events import read_events
 from configs.folder import RunFolder, digest
 from configs.load import differences, read
 from configs.metrics import Evaluation, Metric, protocol_id, read_evaluation
 from configs.schema import RunConfig, identity
 from configs.stages import check_files, read_record
-from pipelines.history import History, read_events
+from pipelines.history import History
 
 Kind = Literal["quality", "speed", "memory", "resume"]
 Protocols = Mapping[str, Mapping[str, Any]]

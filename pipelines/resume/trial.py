@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from configs.errors import UserError
+from configs.events import Tail, read_events
 from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import step_folder, steps_in
 from k8s.launch import LocalLauncher, Outcome, environment
-from pipelines.history import read_events
 from pipelines.resume.plan import Plan
 
 POLL_S = 0.002
@@ -49,31 +49,21 @@ class Trial:
         return sum(max(0, at - since) for at, since in zip(self.killed_at, self.resumed_from, strict=True))
 
 
-class Tail:
+class Steps:
     """The steps that a training logs from now on."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        content = path.read_bytes() if path.exists() else b""
-        self._read = content.rfind(b"\n") + 1  # a torn line goes when the log is opened again
+        self._tail = Tail(path, from_end=True)
         self.step, self.pace_s, self._time = 0, 0.0, 0.0
 
     def look(self) -> int:
         """Read what is new; returns the last step logged since this was made, 0 before there is one."""
-        if self.path.exists() and self.path.stat().st_size > self._read:
-            with self.path.open("rb") as file:
-                file.seek(self._read)
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self._read += len(whole)
-            for line in whole.splitlines():
-                self._take(json.loads(line))
+        for event in self._tail.new():
+            if event.get("event") == "step":
+                self.step = event["step"]
+                self.pace_s = max(0.0, event["time"] - self._time) if self._time else 0.0
+                self._time = event["time"]
         return self.step
-
-    def _take(self, event: dict[str, Any]) -> None:
-        if event.get("event") == "step":
-            self.step = event["step"]
-            self.pace_s, self._time = (max(0.0, event["time"] - self._time) if self._time else 0.0), event["time"]
 
 
 def train_without_a_kill(plan: Plan, stage: int, data: Path, path: Path) -> RunFolder:
@@ -129,17 +119,17 @@ def _start(run: RunConfig, folder: RunFolder, *, until: Callable[[int], bool], s
     """
     folder.open(run)
     launcher = LocalLauncher(folder, "train", lambda line: None)
-    tail = Tail(folder.events)
+    steps = Steps(folder.events)
     ended: list[Outcome] = []
     job = launcher.submit(run)
     waiting = threading.Thread(target=lambda: ended.append(launcher.wait(job)))
     waiting.start()
     killed = False
     try:
-        while not ended and not until(tail.look()):
+        while not ended and not until(steps.look()):
             time.sleep(POLL_S)
         killed = not ended
-        time.sleep(share * tail.pace_s)
+        time.sleep(share * steps.pace_s)
     finally:
         launcher.kill(job)
         waiting.join()

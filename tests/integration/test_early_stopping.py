@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from configs.events import read_events
 from configs.stages import FINISHED, chosen_step
 from tests.runs import (
     interrupt,
@@ -19,7 +20,6 @@ from tests.runs import (
     wait_until,
     write_corpus,
 )
-from trainer.tracker import read_events
 
 pytestmark = pytest.mark.slow
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from configs.events import read_events
 from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import step_folder
@@ -16,7 +17,6 @@ from tests.tiny import random_documents, run_fit, steps_of, tiny_run, without_de
 from trainer.loop import StopRequest
 from trainer.task import Batch
 from trainer.tasks import build_task
-from trainer.tracker import read_events
 
 STEPS, BATCH = 8, 4
 

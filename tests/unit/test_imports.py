@@ -59,8 +59,9 @@ def test_a_room_imports_only_what_is_below_it(room: str):
     assert found == []
 
 
-def test_configs_need_pydantic_and_yaml_alone():
-    assert offences("configs", {"configs", "pydantic", "pydantic_core", "yaml"}) == []
+def test_configs_need_pydantic_and_yaml_and_for_events_orjson_alone():
+    assert offences("configs", {"configs", "pydantic", "pydantic_core", "yaml", "orjson"}) == []
+    assert [path.name for path in files("configs") if "orjson" in imports(path)] == ["events.py"]
 
 
 def test_in_data_only_the_loader_knows_torch():

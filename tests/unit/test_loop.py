@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from configs.engine import AnomalyConfig
 from configs.errors import Stopped
+from configs.events import EventLog, read_events
 from configs.folder import RunFolder
 from configs.optimisation import AdamWConfig
 from configs.schema import RunConfig
@@ -52,7 +53,7 @@ from trainer.optim import learning_rate
 from trainer.recorder import Recorder
 from trainer.task import Batch, Sample
 from trainer.tasks import build_task
-from trainer.tracker import EventLog, Tracker, read_events
+from trainer.tracker import Tracker
 
 STEPS = 5
 
@@ -321,7 +322,7 @@ def test_weights_that_run_away_in_the_last_step_are_not_saved(folder: RunFolder,
 
 def make_recorder(world: World, path: Path) -> Recorder:
     meter = Meter(Workload(samples_per_step=8), memory=lambda: 0)
-    return Recorder(world, Tracker(EventLog(path), []), Guard(AnomalyConfig()), meter)
+    return Recorder(world, Tracker(EventLog(path)), Guard(AnomalyConfig()), meter)
 
 
 @pytest.mark.parametrize("bad", ["train/loss", "train/grad_norm"])

@@ -12,6 +12,7 @@ import pytest
 
 from configs.engine import BestConfig, CheckpointConfig
 from configs.errors import ConfigError, DamageError, Stopped
+from configs.events import read_events
 from configs.folder import RunFolder, write_json
 from configs.schema import RunConfig, TrainConfig
 from configs.stages import FINISHED, chosen_step, complete, final_step, step_folder, steps_in, train_key
@@ -35,7 +36,6 @@ from trainer.loop import StopRequest, Trainer, fit
 from trainer.task import Batch
 from trainer.tasks import build_task
 from trainer.timetable import Timetable
-from trainer.tracker import read_events
 
 CURVE = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.25, 10: 1.0, 12: 0.5}
 """A validation loss by step; with a patience of 2 the best but those never seen is at step 4, and step 8 the end"""

@@ -14,7 +14,7 @@ from configs.folder import RunFolder
 from pipelines.resume.judge import Curves, compare_curves, judge_tensors, relative, steps_of
 from pipelines.resume.plan import Plan, build_plan, saving_interval
 from pipelines.resume.rows import Row, header, line, reference_line
-from pipelines.resume.trial import Tail, Trial
+from pipelines.resume.trial import Steps, Trial
 from pipelines.verify_resume import judge, outcome, parse, summary, work_folder
 from tests.runs import tiny_config
 
@@ -243,9 +243,9 @@ def test_rows_stand_below_their_names(config: Path) -> None:
 
 def test_the_log_is_followed_from_where_it_ended_without_its_torn_line(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
-    assert Tail(log).look() == 0
+    assert Steps(log).look() == 0
     log.write_text(json.dumps(step(4)) + '\n{"event": "st')
-    tail = Tail(log)
+    tail = Steps(log)
     assert tail.look() == 0  # steps of earlier starts are none of its own
     log.write_text("".join(json.dumps(each) + "\n" for each in (step(4), start(2, after=3), step(4), step(5))))
     assert tail.look() == 5

@@ -59,7 +59,7 @@ def _evaluate(run: RunConfig, folder: RunFolder, world: World) -> None:
     task = build_task(run, manifest, stored_tokenizer(folder.tokenizer))
     seed_all(run.seed)
     nets = load_networks(task.networks(), folder, run, world)
-    tracker = open_tracker(run, folder, "evaluate", rank=world.rank)
+    tracker = open_tracker(folder, "evaluate", rank=world.rank)
     tracker.start(run, checkpoint=record["digest"], world=world.size)
     result: Result = evaluation_of(run)(run, folder, manifest, data.readers, task, nets, world)
     if world.rank == 0:
