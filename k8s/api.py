@@ -54,6 +54,10 @@ class RefusedError(UserError):
         self.status = status
 
 
+class CutError(Exception):
+    """A connection ended before what was read from it did."""
+
+
 class GoneError(Exception):
     """What a watch was to go on from is no longer known: list again."""
 
@@ -143,8 +147,8 @@ class Api:
     def log(self, pod: str, *, since: str = "", container: str = "") -> Iterator[bytes]:
         """The lines of a pod's container, each with its time before it, as they come, until the connection ends.
 
-        A container is named where a pod has several. Raises RefusedError: 400 while it waits to start, 404 when the pod
-        is gone.
+        A container is named where a pod has several. Raises CutError where it ends before the answer does, RefusedError:
+        400 while it waits to start, 404 when the pod is gone.
         """
         query = [("follow", "true"), ("timestamps", "true"), *([("sinceTime", since)] if since else [])]
         query += [("container", container)] if container else []
@@ -155,8 +159,9 @@ class Api:
         except ApiException as error:
             if error.status not in TRANSIENT:
                 raise _refusal(error) from None
-        except (HTTPError, OSError):
-            return
+            raise CutError(str(error.status)) from None
+        except (HTTPError, OSError) as error:
+            raise CutError(str(error)) from None
 
     def _json(self, method: str, path: str, query: Any = (), body: Mapping[str, Any] | None = None) -> Object:
         answer = self._patiently(lambda: self._open(method, path, query, body))

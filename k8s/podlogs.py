@@ -1,11 +1,10 @@
 """What the pods of a job print, each followed in a thread of its own, every line once however often it is cut."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
 
-from k8s.api import Api, RefusedError
+from k8s.api import Api, CutError, RefusedError
 
 PAUSE_S = 1.0
 """Between two connections to a pod's log"""
@@ -60,7 +59,7 @@ class PodLogs:
         last, same, done = b"", 0, self._done[uid]
         while not self._ended.is_set():
             over, skip = done.is_set(), same
-            with contextlib.suppress(RefusedError):
+            try:
                 for line in self.api.log(pod, since=second_of(last), container=self.container):
                     stamp, _, text = line.partition(b" ")
                     if stamp < last:
@@ -72,6 +71,10 @@ class PodLogs:
                     last = stamp
                     if not self._taken(node, text) or self._ended.is_set():
                         return
+            except CutError:
+                over = False
+            except RefusedError:
+                pass
             if over:  # the connection that has just ended began after the pod's end
                 return
             done.wait(PAUSE_S)

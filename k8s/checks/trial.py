@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.cluster import bytes_of
 from configs.schema import RunConfig
-from k8s.api import EVENTS, PODS, Api, Object, RefusedError
+from k8s.api import EVENTS, PODS, Api, CutError, Object, RefusedError
 from k8s.checks import inside
 from k8s.checks.demand import access_mode
 from k8s.checks.finding import Finding, failed, ok, skipped, unknown
@@ -131,7 +131,7 @@ def _why(api: Api, pod: Object) -> str:
 
 def _told(api: Api, name: str) -> dict[str, Any] | None:
     """What it printed, as the log has it: each line after its time."""
-    with contextlib.suppress(RefusedError):
+    with contextlib.suppress(RefusedError, CutError):
         for line in api.log(name):
             _, mark, text = line.decode(errors="replace").partition(inside.MARK)
             if mark:

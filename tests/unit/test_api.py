@@ -172,3 +172,17 @@ def test_a_log_is_given_once_however_often_it_is_cut() -> None:
         logs.close()
     assert heard == [(3, f"line {i}".encode()) for i in range(8)]
     assert "sinceTime=2026-01-01T00%3A00%3A01Z" in server.asked[2][1]
+
+
+def test_a_log_whose_last_connection_is_cut_is_read_again() -> None:
+    lines = [f"2026-01-01T00:00:0{i}.100000000Z line {i}".encode() for i in range(6)]
+    heard: list[bytes] = []
+    first = answer(200, b"\n".join(lines[:3]) + b"\n")
+    with api(first, (0, {}, b""), (0, {}, b""), answer(200, b"\n".join(lines) + b"\n")) as (made, _, _):
+        logs = PodLogs(made, lambda node, line: heard.append(line))
+        logs.follow("uid", "p", 0)
+        assert wait_until(lambda: len(heard) == 3)
+        logs.end("uid")
+        logs.drain(10)
+        logs.close()
+    assert heard == [f"line {i}".encode() for i in range(6)]
