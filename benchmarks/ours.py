@@ -20,9 +20,10 @@ from trainer.checkpoint import Checkpointer, TrainState, weights
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
 from trainer.heartbeat import open_pulse
-from trainer.loop import StopRequest, Trainer, fit
+from trainer.loop import Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Stateful
+from trainer.requests import StopRequest
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 

@@ -33,6 +33,12 @@ class Stopped(Exception):  # noqa: N818  an outcome, not an error
     exit_code = 143
 
 
+class Halted(Stopped):
+    """The run was asked in its own folder to stop, and saved: nobody is to start it again unasked. Exit code 1."""
+
+    exit_code = 1
+
+
 class PeerError(RuntimeError):
     """Another rank failed and says why itself; this one only ends. Exit code 1."""
 

@@ -1,6 +1,7 @@
 """The event log: append-only JSON lines with one writer and a checksum each; a run's other views are made from it."""
 
 import errno
+import json
 import os
 import time
 import zlib
@@ -47,8 +48,16 @@ def decode(line: bytes, *, checked: bool = True) -> Event:
     try:
         event = orjson.loads(line)
     except ValueError:
-        return {}
+        event = None if checked else _with_nan(line)
     return event if isinstance(event, dict) else {}
+
+
+def _with_nan(line: bytes) -> Any:
+    """What a line of version 0 holds, which may name numbers that JSON does not know."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 class EventLog:
@@ -197,6 +206,14 @@ class Tail:
         if from_end:
             for _ in self.new():
                 pass
+
+    @property
+    def left_bytes(self) -> int:
+        """How much has been written and not read."""
+        try:
+            return self.path.stat().st_size - self._read
+        except FileNotFoundError:
+            return 0
 
     def new(self) -> Iterator[Event]:
         """The events that were written since the last call, the damaged left out. Raises NewerLogError."""

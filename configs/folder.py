@@ -52,6 +52,10 @@ class RunFolder:
         """The event log of a stage."""
         return {"prepare": self.data, "train": self.train, "evaluate": self.evaluation}[stage] / "events.jsonl"
 
+    def request(self, name: str) -> Path:
+        """Asks a training that goes on for a `stop` or a `checkpoint`, from wherever the folder can be written."""
+        return self.train / "requests" / name
+
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation"

@@ -147,8 +147,8 @@ class Api:
     def log(self, pod: str, *, since: str = "", container: str = "") -> Iterator[bytes]:
         """The lines of a pod's container, each with its time before it, as they come, until the connection ends.
 
-        A container is named where a pod has several. Raises CutError where it ends before the answer does, RefusedError:
-        400 while it waits to start, 404 when the pod is gone.
+        A container is named where a pod has several. Raises CutError where it ends before the answer does,
+        RefusedError: 400 while it waits to start, 404 when the pod is gone.
         """
         query = [("follow", "true"), ("timestamps", "true"), *([("sinceTime", since)] if since else [])]
         query += [("container", container)] if container else []

@@ -9,6 +9,7 @@ from configs.schema import RunConfig
 from configs.stages import complete
 from k8s.launch import Outcome
 from pipelines.launching import Launch, Show, launch_here
+from pipelines.tracking.watched import watched
 
 
 def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show, launch: Launch = launch_here) -> Outcome:
@@ -22,7 +23,8 @@ def run_stage(stage: str, run: RunConfig, folder: RunFolder, show: Show, launch:
         require_features(run)
     except (UserError, DamageError) as error:
         return Outcome(error.exit_code, str(error))
-    return launch(stage, run, folder, show)
+    with watched(stage, run, folder, show):
+        return launch(stage, run, folder, show)
 
 
 def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show, launch: Launch) -> Outcome:
@@ -38,6 +40,9 @@ def _prepare_repeats(stage: str, run: RunConfig, folder: RunFolder, show: Show, 
             place.open(divided)
         if done := complete(stage, divided, place):
             show(Line(stage, LASTING, f"complete: {done}"))
-        elif (outcome := launch(stage, divided, place, show)).code:
+            continue
+        with watched(stage, divided, place, show):
+            outcome = launch(stage, divided, place, show)
+        if outcome.code:
             return outcome
     return Outcome(0)

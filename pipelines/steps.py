@@ -19,6 +19,8 @@ from pipelines.folds.collect import collect_folds
 from pipelines.launching import LOCAL, Asked, Show, launch_asked, launch_here
 from pipelines.parameters import decode_config, decode_folder
 from pipelines.stages import run_stage
+from pipelines.tracking.identity import GROUP
+from pipelines.tracking.watched import watched
 
 if TYPE_CHECKING:
     from pipelines.artifacts import Shown
@@ -53,7 +55,8 @@ def collect_step(config: str, folder: str, workspace: str, asked: tuple[str, str
 
     def work(show: Show) -> Outcome:
         place.open(run)
-        show(Line("evaluate", LASTING, collect_folds(run, place)))
+        with watched("evaluate", run, place, show):
+            show(Line("evaluate", LASTING, collect_folds(run, place)))
         return Outcome(0)
 
     _finish("evaluate", "", work)
@@ -65,6 +68,8 @@ def run_step(
 ) -> tuple[RunConfig, RunFolder]:
     """Carry out a stage, and return the run that it was of, with its folder: a fold's where one is named."""
     run, place = decode_config(config), RunFolder(folder)
+    if asked and asked[0] != LOCAL:
+        os.environ[GROUP] = asked[1]
     own, inside = (fold_run(run, fold), place.fold(fold)) if fold else (run, place)
 
     def work(show: Show) -> Outcome:

@@ -19,10 +19,11 @@ from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
 from trainer.hardware import peak_memory_bytes, process_age_s
 from trainer.heartbeat import Pulse, open_pulse
-from trainer.loop import StopRequest, Trainer, fit
+from trainer.loop import Trainer, fit
 from trainer.meter import Meter
 from trainer.micro_batch import choose_micro_batch
 from trainer.pretrained import load_pretrained
+from trainer.requests import StopRequest
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 from trainer.workload import workload_of
@@ -38,6 +39,7 @@ def train(run: RunConfig, folder: RunFolder) -> None:
     pulse.beat("start", 0)
     if world.rank == 0:
         with locked(folder.train):
+            stop.watch(folder)
             _train(run, folder, world, stop, pulse)
     else:
         _train(run, folder, world, stop, pulse)

@@ -12,8 +12,8 @@ from trainer.distributed import World
 from trainer.heartbeat import Pulse
 from trainer.task import Batch
 
-WORDS = 3
-"""What a rank says beside its counts and ids: stop, failed, overdue"""
+WORDS = 5
+"""What a rank says beside its counts and ids: stop, failed, overdue, halt, save"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Drawn:
     """Whether a save in the background has failed on some rank"""
     overdue: bool
     """Whether the first rank's clock calls for a pass over the validation split after this step"""
+    halt: bool
+    """Whether the run's folder asks for an end"""
+    save: bool
+    """Whether the run's folder asks for a checkpoint after this step"""
     waited_s: float
     """Seconds this rank spent on reading and on waiting for the others' word"""
 
@@ -55,14 +59,16 @@ class Feed:
         self._agreed: Callable[[], NDArray[np.int64]] | None = None
         self._spent_s = 0.0
 
-    def ahead(self, step: int, *, stop: bool, failed: bool, overdue: bool) -> None:
+    def ahead(
+        self, step: int, *, stop: bool, failed: bool, overdue: bool, halt: bool = False, save: bool = False
+    ) -> None:
         """Read the micro-batches of a step and send for what the other ranks have."""
         begun = time.perf_counter()
         self._pulse.beat("data", step)
         drawn = [[next(self._batches) for _ in range(self._accumulation)] for _ in range(self._turns)]
         ids = [index for micro in drawn for batch in micro for index in batch.ids]
         counts = [sum(batch.count for batch in micro) for micro in drawn]
-        self._agreed = self._world.gather_later([int(stop), int(failed), int(overdue), *counts, *ids])
+        self._agreed = self._world.gather_later([*map(int, (stop, failed, overdue, halt, save)), *counts, *ids])
         self._micro = [[self._upload(batch) for batch in micro] for micro in drawn]
         self._spent_s = time.perf_counter() - begun
 
@@ -80,9 +86,9 @@ class Feed:
         ids = in_order(replicas[:, first:], self._turns, self._accumulation)
         waited = self._spent_s + time.perf_counter() - begun
         terms = (replicas[:, WORDS:first].sum(0) * self._world.slices).tolist()
-        stop, failed = (bool(column.any()) for column in everyone[:, :2].T)
-        overdue = bool(everyone[0, 2])
-        return Drawn(self._micro, terms, ids, stop=stop, failed=failed, overdue=overdue, waited_s=waited)
+        stop, failed, _, halt, save = (bool(column.any()) for column in everyone[:, :WORDS].T)
+        words = {"stop": stop, "failed": failed, "overdue": bool(everyone[0, 2]), "halt": halt, "save": save}
+        return Drawn(self._micro, terms, ids, **words, waited_s=waited)
 
     def _upload(self, batch: Batch) -> Batch:
         """Copy to the device from pinned memory, beside the computation."""

@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from configs.errors import Stopped
+from configs.errors import Halted, Stopped
 from configs.schema import RunConfig
 from data.dataset import Dataset
 from data.loader import loader
@@ -30,6 +29,7 @@ from trainer.heartbeat import Pulse
 from trainer.meter import Meter
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder, RunawayError, is_number
+from trainer.requests import CHECKPOINT, STOP, StopRequest
 from trainer.stopping import Watch
 from trainer.task import Batch, Scalars, Task
 from trainer.timetable import Timetable
@@ -37,17 +37,6 @@ from trainer.tracker import Tracker
 
 WARM = 3
 """Steps after which everything that lasts has been made"""
-
-
-class StopRequest:
-    """Remembers SIGTERM until the loop reaches the end of a step."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        signal.signal(signal.SIGTERM, self._remember)
-
-    def _remember(self, number: int, frame: Any) -> None:
-        self.wanted = True
 
 
 @dataclass
@@ -107,14 +96,13 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             trainer.checkpointer.wait()  # raises
         if watch.spent:
             break  # what has been drawn ahead is left, and does not count
-        if drawn.stop:
+        if drawn.stop or drawn.halt:
             recorder.flush()
             if saved != state.step:
                 save(trainer, state, guard, recorder.last, changed=applied)
             finish_saving(trainer, recorder, state)
-            raise Stopped(
-                f"stopped after step {state.step} of {run.train.steps}, which is saved; the same command goes on"
-            )
+            stop.met(STOP)
+            raise ended_early(state.step, run.train.steps, asked=drawn.halt)
         state = _step(trainer, guard, recorder, drawn, state)
         applied |= not all(engine.skipped for engine in trainer.engines.values())
         if state.step == begun + WARM:
@@ -124,8 +112,17 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         validates = timetable.falls_on(state.step, overdue=drawn.overdue)
         if not last:
             overdue = timetable.overdue and not validates
-            feed.ahead(state.step, stop=stop.wanted, failed=trainer.checkpointer.failed, overdue=overdue)
-        saves = last or state.step % run.train.checkpoint.every_steps == 0
+            feed.ahead(
+                state.step,
+                stop=stop.wanted,
+                failed=trainer.checkpointer.failed,
+                overdue=overdue,
+                halt=stop.asked(STOP),
+                save=stop.asked(CHECKPOINT),
+            )
+        saves = last or drawn.save or state.step % run.train.checkpoint.every_steps == 0
+        if drawn.save:
+            stop.met(CHECKPOINT)
         if validates or saves or state.step % run.train.log_every_steps == 0:
             recorder.flush()
             tell_checkpoints(trainer)
@@ -147,6 +144,14 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         if world.rank == 0:
             say("train", f"ended after step {state.step} of {run.train.steps}: {watch.reason}")
     return replace(state, guard=guard.state())
+
+
+def ended_early(step: int, steps: int, *, asked: bool) -> Stopped:
+    """A stop by a signal, or one that was asked for in the run's folder."""
+    where = f"after step {step} of {steps}, which is saved"
+    if asked:
+        return Halted(f"stopped {where}, as was asked for; the same command goes on, or on a cluster trainworks resume")
+    return Stopped(f"stopped {where}; the same command goes on")
 
 
 def _step(trainer: Trainer, guard: Guard, recorder: Recorder, drawn: Drawn, state: TrainState) -> TrainState:

@@ -15,7 +15,8 @@ from tests.contract import toy_family
 from tests.tiny import ALONE, BEGINNING, make_trainer, open_readers, steps_of, without_deepspeed, write_images
 from trainer.checkpoint import Checkpointer
 from trainer.evaluation.__main__ import load_networks
-from trainer.loop import StopRequest, fit
+from trainer.loop import fit
+from trainer.requests import StopRequest
 from trainer.tasks import FAMILIES, Family, evaluation_of
 
 YAML = """

@@ -47,10 +47,11 @@ from trainer.engines import build_engines, freeze_all_but
 from trainer.feed import Feed
 from trainer.guard import Guard
 from trainer.heartbeat import NullPulse
-from trainer.loop import StopRequest, fit
+from trainer.loop import fit
 from trainer.meter import Meter, Workload
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder
+from trainer.requests import StopRequest
 from trainer.task import Batch, Sample
 from trainer.tasks import build_task
 from trainer.tracker import Tracker
@@ -154,7 +155,8 @@ from configs.folder import RunFolder
 from configs.load import read
 from tests.tiny import BEGINNING, make_trainer
 from trainer.distributed import World
-from trainer.loop import StopRequest, fit
+from trainer.loop import fit
+from trainer.requests import StopRequest
 
 folder = RunFolder(Path(sys.argv[1]))
 run = read(folder.config)

@@ -32,7 +32,8 @@ from tests.tiny import (
 from tests.unit.test_anomalies import Poisoned
 from trainer.checkpoint import TrainState, settle_result
 from trainer.distributed import World
-from trainer.loop import StopRequest, Trainer, fit
+from trainer.loop import Trainer, fit
+from trainer.requests import StopRequest
 from trainer.task import Batch
 from trainer.tasks import build_task
 from trainer.timetable import Timetable
