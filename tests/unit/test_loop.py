@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from configs.engine import AnomalyConfig
-from configs.errors import Stopped
+from configs.errors import Halted, Stopped
 from configs.events import EventLog, read_events
 from configs.folder import RunFolder
 from configs.optimisation import AdamWConfig
@@ -271,6 +271,44 @@ def test_sigterm_ends_the_step_saves_and_says_so_and_the_same_command_goes_on(
     stop.wanted = False
     run_fit(run, folder, stop)
     assert list(steps_of(folder)) == [1, 2, 3, 4, 5]
+
+
+def test_a_request_in_the_folder_ends_the_step_saves_and_is_no_signal(
+    folder: RunFolder, stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.requests.LOOK_S", 0.0)
+    stop.watch(folder)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, lambda: ask(folder, "stop"))  # while step 3 reads
+        with pytest.raises(Halted, match="stopped after step 3 of 5, which is saved, as was asked for") as halted:
+            run_fit(loop_run(), folder, stop)
+    assert halted.value.exit_code == 1, "an operator starts again after 143"
+    assert steps_in(folder.train) == [3, 2]
+    run_fit(loop_run(), folder, stop)
+    assert list(steps_of(folder)) == [1, 2, 3, 4, 5], "it was met, and is not asked again"
+
+
+def test_a_checkpoint_that_is_asked_for_is_made_once_and_changes_nothing(
+    folder: RunFolder, stop: StopRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("trainer.requests.LOOK_S", 0.0)
+    run = loop_run(train__checkpoint__every_steps=100, train__checkpoint__keep=9)
+    stop.watch(folder)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, lambda: ask(folder, "checkpoint"))
+        run_fit(run, folder, stop)
+    assert steps_in(folder.train) == [5, 4], "of the step that was drawn when it was seen"
+    assert not folder.request("checkpoint").exists()
+    other = RunFolder(tmp_path / "unasked")
+    other.path.mkdir()
+    other.data.symlink_to(folder.data)
+    run_fit(run, other, StopRequest())
+    assert final_weights(folder) == final_weights(other)
+
+
+def ask(folder: RunFolder, name: str) -> None:
+    folder.request(name).parent.mkdir(parents=True, exist_ok=True)
+    folder.request(name).touch()
 
 
 def test_sigterm_in_the_last_step_is_a_finished_run(
