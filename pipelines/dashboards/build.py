@@ -89,7 +89,7 @@ def family_workspace(family: type, place: Place = NOWHERE) -> Workspace:
             *_cross_validation(told, headlines),
             section("Lineage", [note(LINEAGE), differences()], columns=2, is_open=False),
         ],
-        filters=[expr.Config("task.kind") == kind],
+        only=expr.Config("task.kind") == kind,
         columns=[each.name for each in headlines[:HEADLINES]],
     )
 
@@ -177,7 +177,7 @@ def nightly_workspace(place: Place = NOWHERE) -> Workspace:
             section("Speed, memory & resume over nights", map(over_nights, machine), is_open=False),
             section("Lineage", [note(LINEAGE)], columns=2, is_open=False),
         ],
-        filters=[verdict_is_one_of(get_args(Word), VERDICT)],
+        only=verdict_is_one_of(get_args(Word), VERDICT),
         columns=[VERDICT, *(of_gate(each.name) for each in quality)],
     )
 
@@ -200,7 +200,7 @@ def _machine() -> list[Quantity]:
 
 
 def _workspace(
-    name: str, place: Place, *, sections: list[Section], filters: list[expr.FilterExpr], columns: list[str]
+    name: str, place: Place, *, sections: list[Section], only: expr.FilterExpr, columns: list[str]
 ) -> Workspace:
     """Runs of one group stand together, then those of one job type; the newest first."""
     workspace = Workspace(
@@ -210,7 +210,7 @@ def _workspace(
         sections=sections,
         settings=WorkspaceSettings(x_axis=STEP, max_runs=SHOWN_RUNS, tooltip_number_of_runs="all_runs"),
         runset_settings=RunsetSettings(
-            filters=filters,
+            filters=expr.And(only),
             groupby=[expr.Metric("Group"), expr.Metric("JobType")],
             order=[expr.Ordering(expr.Metric(CREATED), ascending=False)],
             pinned_columns=["run:state", *(f"summary:{column}" for column in columns)],

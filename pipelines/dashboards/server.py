@@ -7,6 +7,7 @@ import base64
 import json
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -57,10 +58,12 @@ class Server:
 
     address: str
     key: str = field(repr=False)
+    preflight_s: float = PREFLIGHT_S
+    call_s: float = CALL_S
 
     def default_entity(self) -> str:
         """Whose projects the key's account means when it names none; also says soon whether anybody answers."""
-        viewer = self._ask(VIEWER, {}, limit_s=PREFLIGHT_S).get("viewer")
+        viewer = self._ask(VIEWER, {}, limit_s=self.preflight_s).get("viewer")
         if not viewer:
             raise self._refused("it knows no account of it")
         return viewer.get("entity") or viewer.get("username") or ""
@@ -70,7 +73,7 @@ class Server:
         after = None
         for _ in range(MOST_PAGES):
             given = {"entity": entity, "project": project, "first": PAGE, "after": after}
-            found = self._ask(VIEWS, given).get("project")
+            found = self._ask(VIEWS, given, limit_s=self.call_s).get("project")
             if found is None:
                 raise UserError(
                     f"{self.address} shows this key no project {entity}/{project}; make it there or by a first run, or "
@@ -88,15 +91,18 @@ class Server:
     def save(self, entity: str, project: str, view: View, spec: str) -> View:
         """Write a view over the one of its id, or make one where that is empty; as the server then has it."""
         given = {"id": view.id or None, "entity": entity, "project": project, "name": view.name}
-        found = self._ask(UPSERT, given | {"displayName": view.display_name, "spec": spec}).get("upsertView")
+        given |= {"displayName": view.display_name, "spec": spec}
+        found = self._ask(UPSERT, given, limit_s=self.call_s).get("upsertView")
         if not found or not found.get("view"):
             raise UserError(f"{self.address} did not save {view.display_name} in {entity}/{project}; {self._rights()}")
         return View(found["view"]["id"], found["view"]["name"], view.display_name)
 
-    def _ask(self, query: str, variables: Mapping[str, Any], *, limit_s: float = CALL_S) -> dict[str, Any]:
+    def _ask(self, query: str, variables: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:
         """The answer's data. Raises OutageError where nobody answers in time, UserError where it is a refusal."""
         try:
             status, body = self._post({"query": query, "variables": variables}, limit_s)
+        except _AddressError as error:
+            raise UserError(f"{self.address} is no address ({error}); set WANDB_BASE_URL") from None
         except TimeoutError:
             raise self._silent(f"does not answer within {limit_s:g} s") from None
         except urllib.error.URLError as error:
@@ -105,8 +111,6 @@ class Server:
             raise self._silent(f"does not answer {reason}") from None
         except (OSError, HTTPException) as error:
             raise self._silent(f"broke the connection off ({self._clean(repr(error))})") from None
-        except ValueError as error:
-            raise UserError(f"{self.address} is no address ({self._clean(str(error))}); set WANDB_BASE_URL") from None
         if status in (401, 403):
             raise self._refused(f"HTTP {status}")
         if status >= 500 or status == 429:
@@ -132,7 +136,7 @@ class Server:
         end = time.monotonic() + limit_s
         login = base64.b64encode(f"api:{self.key}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json", "User-Agent": "trainworks"}
-        asked = urllib.request.Request(f"{self.address}/graphql", json.dumps(request).encode(), headers)
+        asked = urllib.request.Request(_require(self.address) + "/graphql", json.dumps(request).encode(), headers)
         try:
             with _OPENER.open(asked, timeout=limit_s) as answer:
                 return answer.status, _read(answer, end)
@@ -153,6 +157,22 @@ class Server:
     def _clean(self, text: str) -> str:
         """One line of it, without the key."""
         return " ".join(text.replace(self.key, "***").split())[:TOLD_LETTERS]
+
+
+class _AddressError(Exception):
+    """Why nobody can be asked at an address."""
+
+
+def _require(address: str) -> str:
+    """The address, which is one of HTTP. Raises _AddressError."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        parts.port  # noqa: B018  it is read, and refused, when it is asked for
+    except ValueError as error:
+        raise _AddressError(str(error)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:
+        raise _AddressError("http://... or https://... is wanted")
+    return address
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
