@@ -5,13 +5,14 @@ wandb's own client starts a process for them that tries a silent server for 27 s
 
 import base64
 import json
-import time
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
+from queue import Empty, Queue
 from typing import Any
 
 from configs.errors import OutageError, UserError
@@ -79,14 +80,14 @@ class Server:
                     f"{self.address} shows this key no project {entity}/{project}; make it there or by a first run, or "
                     "name another with --entity and --project"
                 )
-            listed = found["allViews"]
-            for edge in listed["edges"]:
+            listed = found.get("allViews") or {}
+            for edge in listed.get("edges") or ():
                 node = edge["node"]
                 yield View(node["id"], node.get("name") or "", node.get("displayName") or "")
             page = listed.get("pageInfo") or {}
             if not page.get("hasNextPage"):
                 return
-            after = page["endCursor"]
+            after = page.get("endCursor")
 
     def save(self, entity: str, project: str, view: View, spec: str) -> View:
         """Write a view over the one of its id, or make one where that is empty; as the server then has it."""
@@ -100,7 +101,7 @@ class Server:
     def _ask(self, query: str, variables: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:
         """The answer's data. Raises OutageError where nobody answers in time, UserError where it is a refusal."""
         try:
-            status, body = self._post({"query": query, "variables": variables}, limit_s)
+            status, body = _within(limit_s, lambda: self._post({"query": query, "variables": variables}, limit_s))
         except _AddressError as error:
             raise UserError(f"{self.address} is no address ({error}); set WANDB_BASE_URL") from None
         except TimeoutError:
@@ -133,16 +134,15 @@ class Server:
 
     def _post(self, request: Mapping[str, Any], limit_s: float) -> tuple[int, bytes]:
         """Status and body; the key goes to this address alone, so that no redirection is followed."""
-        end = time.monotonic() + limit_s
         login = base64.b64encode(f"api:{self.key}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json", "User-Agent": "trainworks"}
         asked = urllib.request.Request(_require(self.address) + "/graphql", json.dumps(request).encode(), headers)
         try:
             with _OPENER.open(asked, timeout=limit_s) as answer:
-                return answer.status, _read(answer, end)
+                return answer.status, _read(answer)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, b"" if error.fp is None else _read(error.fp, end)
+                return error.code, b"" if error.fp is None else _read(error.fp)
 
     def _refused(self, why: str) -> UserError:
         place = f"{app(self.address)}/authorize"
@@ -183,17 +183,32 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
-def _read(answer: HTTPResponse | Any, end: float) -> bytes:
-    """A body that comes in time and is not endless. Raises TimeoutError or OSError."""
-    parts, size = [], 0
-    while part := answer.read1(1 << 16):
-        parts.append(part)
-        size += len(part)
-        if time.monotonic() > end:
-            raise TimeoutError
-        if size > LARGEST_BYTES:
-            raise OSError("an answer without end")
-    return b"".join(parts)
+def _read(answer: HTTPResponse | Any) -> bytes:
+    """A body. Raises OSError where it has no end."""
+    body = answer.read(LARGEST_BYTES + 1)
+    if len(body) > LARGEST_BYTES:
+        raise OSError("an answer without end")
+    return body
+
+
+def _within(limit_s: float, call: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+    """What a call returns. Raises TimeoutError after so long: a socket's own limit is of each wait, and of no name."""
+    done: Queue[tuple[int, bytes] | Exception] = Queue()
+
+    def work() -> None:
+        try:
+            done.put(call())
+        except Exception as error:  # raised again below, where it is awaited
+            done.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        found = done.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def app(address: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,19 @@ def test_a_server_that_falls_silent_later_is_left_in_time(wandb: WandbServer, re
     with pytest.raises(OutageError, match=r"does not answer within 0\.3 s"):
         push([ONE], server, PLACE)
     assert time.monotonic() - begun < 3
+
+
+def test_a_name_that_is_looked_up_for_long_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def look_up(*arguments: object, **more: object) -> list[object]:
+        answered.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(OutageError, match=r"does not answer within 0\.2 s"):
+        Server("http://wandb.example", KEY, preflight_s=0.2).default_entity()
+    answered.set()
 
 
 def test_an_address_at_which_nobody_listens_is_told(
