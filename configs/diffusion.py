@@ -6,6 +6,17 @@ from pydantic import Field
 
 from configs import rules
 from configs.dataset import Config, Count, Fraction, Name, Positive
+from configs.quantities import FOLDS, FamilyMetrics, Quantity
+
+QUARTERS = ("least", "less", "more", "most")
+"""Parts of equal probability in training into which the levels of noise are divided"""
+_ERROR = "squared error"
+_DRAWN: tuple[tuple[str, str, Literal["lower", "higher"]], ...] = (
+    ("class_accuracy", "share", "higher"),
+    *((name, "squared distance", "lower") for name in ("fid", "frechet_*", "kid", "kid_*")),
+    *((name, "classes", "higher") for name in ("inception_score", "inception_score_*")),
+    *((name, "share", "higher") for name in ("precision_*", "recall_*")),
+)
 
 
 class UNetConfig(Config):
@@ -183,6 +194,16 @@ class DiffusionConfig(Config):
 
     reads: ClassVar = "images"
     rules: ClassVar = (rules.sampler_fits_noise, rules.guidance_needs_drop)
+    metrics: ClassVar = FamilyMetrics(
+        scalars=(Quantity("loss", _ERROR, "lower"), Quantity("squared_error", _ERROR, "lower")),
+        validation=(Quantity("loss", _ERROR, "lower"),),
+        evaluated=(
+            Quantity("test/loss", _ERROR, "lower"),
+            *(Quantity(f"test/loss_at_{quarter}_noise", _ERROR, "lower") for quarter in QUARTERS),
+            *(Quantity(f"samples/{name}", unit, better, asked=True) for name, unit, better in _DRAWN),
+        ),
+        tables=("confusion", FOLDS),
+    )
 
     kind: Literal["diffusion"]
     model: Annotated[UNetConfig | DiTConfig, Field(discriminator="kind")]

@@ -6,6 +6,11 @@ from pydantic import Field
 
 from configs import rules
 from configs.dataset import Config, Count, Fraction, Name, Positive
+from configs.quantities import CALIBRATION, FOLDS, FamilyMetrics, Quantity, of_classifier
+
+_LOSS = Quantity("loss", "nats/token", "lower")
+_TEST_LOSS = Quantity("test/loss", "nats/token", "lower")
+_ACCURACY = Quantity("accuracy", "share", "higher")
 
 
 class _TransformerConfig(Config):
@@ -140,6 +145,18 @@ class CausalLMConfig(Config):
 
     reads: ClassVar = "text"
     rules: ClassVar = (rules.reads_one_way,)
+    metrics: ClassVar = FamilyMetrics(
+        scalars=(_LOSS,),
+        validation=(_LOSS, Quantity("perplexity", "1/token", "lower")),
+        evaluated=(
+            _TEST_LOSS,
+            Quantity("test/perplexity", "1/token", "lower"),
+            Quantity("test/word_perplexity", "1/word", "lower"),
+            Quantity("test/bits_per_byte", "bits/byte", "lower"),
+            CALIBRATION,
+        ),
+        tables=("calibration", FOLDS),
+    )
 
     kind: Literal["causal_lm"]
     model: DecoderConfig
@@ -163,6 +180,18 @@ class MaskedLMConfig(Config):
 
     reads: ClassVar = "text"
     rules: ClassVar = (rules.reads_both_ways,)
+    metrics: ClassVar = FamilyMetrics(
+        scalars=(_LOSS,),
+        validation=(_LOSS, _ACCURACY, Quantity("masked_perplexity", "1/token", "lower")),
+        evaluated=(
+            Quantity("test/accuracy", "share", "higher"),
+            _TEST_LOSS,
+            Quantity("test/masked_perplexity", "1/token", "lower"),
+            CALIBRATION,
+            Quantity("test/pseudo_perplexity", "1/token", "lower", asked=True),
+        ),
+        tables=("calibration", FOLDS),
+    )
 
     kind: Literal["masked_lm"]
     model: EncoderConfig
@@ -189,6 +218,7 @@ class SequenceClassificationConfig(Config):
 
     reads: ClassVar = "text"
     rules: ClassVar = (rules.pooling_sees_text,)
+    metrics: ClassVar = of_classifier("text")
 
     kind: Literal["sequence_classification"]
     model: TransformerConfig
@@ -218,6 +248,17 @@ class TokenClassificationConfig(Config):
     """Predict the class of each token. The data has data.packing=document, and its source tagged spans of the text."""
 
     reads: ClassVar = "text"
+    metrics: ClassVar = FamilyMetrics(
+        scalars=(_LOSS, _ACCURACY),
+        validation=(_LOSS, _ACCURACY, Quantity("f1", "share", "higher")),
+        evaluated=(
+            *(Quantity(f"test/{name}", "share", "higher") for name in ("f1", "accuracy", "precision", "recall")),
+            Quantity("test/f1_*", "share", "higher", asked=True),
+            CALIBRATION,
+            _TEST_LOSS,
+        ),
+        tables=("calibration", FOLDS),
+    )
 
     kind: Literal["token_classification"]
     model: TransformerConfig

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from configs.dataset import Config, Count, Fraction, Name, Positive, Share
+from configs.quantities import of_classifier
 
 
 class _NetworkConfig(Config):
@@ -215,6 +216,7 @@ class ImageClassificationConfig(Config):
     """Predict the class of each image."""
 
     reads: ClassVar = "images"
+    metrics: ClassVar = of_classifier("image")
 
     kind: Literal["image_classification"]
     model: ImageNetworkConfig

@@ -48,6 +48,7 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "schedule": ("pipelines.cluster.schedule", "make a cluster's recurring runs as schedules in files say"),
     "doctor": ("k8s.doctor", "say what this machine or a cluster lacks for a run, and how to mend it"),
     "sync": ("pipelines.tracking.sync", "send to Weights & Biases what it lacks of runs"),
+    "dashboards": ("pipelines.dashboards", "save the workspaces of Weights & Biases that come with this code"),
     "compare": ("pipelines.compare", "print the metrics of several runs beside each other, with their differences"),
 }
 

@@ -1,7 +1,7 @@
 """The metrics of an evaluation beside those of the baselines: a sentence, headline numbers, bars and a table."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -46,9 +46,8 @@ class Scores:
     def headlines(self) -> list[str]:
         """The two quantities to show first: those with a value; preferred ones, then those that a baseline has too."""
         model = self.model
-        preferred = [q for headline in HEADLINES for q in model if _is_called(q, headline)]
         compared = [quantity for quantity in model if any(self.rivals(quantity))]
-        order = dict.fromkeys([*preferred, *compared, *model])
+        order = dict.fromkeys([*preferred(model), *compared, *model])
         return sorted(order, key=lambda quantity: not has_value(model[quantity]))[:2]
 
     @property
@@ -73,6 +72,12 @@ class Scores:
         """The baseline that is hardest to beat, and its metric."""
         valued = [rival for rival in self.rivals(quantity) if has_value(rival[1])]
         return max(valued, key=lambda rival: _goodness(rival[1]), default=None)
+
+
+def preferred(quantities: Iterable[str]) -> list[str]:
+    """Those of the quantities that are shown first, in that order."""
+    known = list(quantities)
+    return list(dict.fromkeys(q for headline in HEADLINES for q in known if _is_called(q, headline)))
 
 
 def _is_called(quantity: str, headline: str) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs.errors import Halted, Stopped
+from configs.quantities import label_of, of_validation
 from configs.schema import RunConfig
 from data.dataset import Dataset
 from data.loader import loader
@@ -162,7 +163,7 @@ def _step(trainer: Trainer, guard: Guard, recorder: Recorder, drawn: Drawn, stat
     known: dict[str, Any] = {}
     for turn, micro, terms, ids in zip(task.turns, drawn.micro, drawn.terms, drawn.ids, strict=True):
         freeze_all_but(trainer.engines, turn, step)
-        label = f"train/{turn}" if len(task.turns) > 1 else "train"
+        label = label_of(turn, task.turns)
         if guard.vetoes:
             trainer.engines[turn].veto = partial(guard.skips, key=f"{label}/grad_norm", step=step + 1)
         sums |= _train_turn(trainer, turn, micro, terms, step, label, known)
@@ -235,7 +236,7 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             limit=run.train.validation_samples,
             pulse=trainer.pulse,
         )
-    metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
+    metrics = {of_validation(name): value for name, value in trainer.task.metrics(sums).items()}
     require_finite(step, metrics)
     trainer.tracker.log(step, metrics, event="validation")
     figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

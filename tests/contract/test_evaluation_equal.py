@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs.quantities import matching, metrics_of
 from data.vocabulary import stored_tokenizer
 from tests.contract.cases import Case, Kitchen, Recipe, recipes
 from tests.contract.evaluations import evaluated, first_of_each, kind_of, run_of, stirred
@@ -90,6 +91,16 @@ def near(mine: float | None, other: float | None, tolerance: float, scale: float
 
 def test_every_registered_family_is_among_the_cases() -> None:
     assert {recipe.run().task.kind for recipe in first_of_each()} == set(FAMILIES)
+
+
+def test_its_configuration_declares_every_metric_with_unit_and_direction(family: Case, alone: Result) -> None:
+    declared = metrics_of(type(family.run.task)).evaluated
+    own = {metric.name: metric for metric in alone.metrics if not metric.name.startswith("baseline/")}
+    for name, metric in own.items():
+        found = matching(declared, name)
+        assert found, f"{name} is not declared"
+        assert (metric.unit, metric.better) == (found.unit, found.better), name
+    assert {each.name for each in declared if not each.asked} <= set(own)
 
 
 @pytest.mark.parametrize(("ranks", "batch"), [(ranks, batch) for ranks in RANKS for batch in BATCHES])

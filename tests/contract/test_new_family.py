@@ -7,7 +7,9 @@ import pytest
 from pydantic import Field
 
 import configs.load
+from configs.events import read_events
 from configs.folder import RunFolder
+from configs.quantities import matching, metrics_of, of_training
 from configs.schema import RunConfig, TaskConfig
 from data.manifest import read_manifest
 from data.prepare import prepare
@@ -70,6 +72,10 @@ def test_a_toy_family_is_prepared_trained_and_evaluated(tmp_path: Path, monkeypa
     fit(trainer, BEGINNING, StopRequest())
     trainer.tracker.finish("completed")
     assert isinstance(trainer.checkpointer, Checkpointer)
+    of_step = {name for event in read_events(folder.events) for name in event if name.startswith("train/")}
+    declared = of_training(metrics_of(type(run.task)))
+    assert [name for name in of_step if matching(declared, name) is None] == []
+    assert {each.name for each in declared if not each.asked} <= of_step
     losses = [event["train/loss"] for event in steps_of(folder).values()]
     assert losses[-1] < 0.5 * losses[0]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import load
+from configs.quantities import metrics_of
 from tests.contract.cases import Case, Kitchen, Recipe, recipes
 from tests.tiny import CONFIGS, Memory, checkpoints
 from trainer.checkpoint import TrainState, load_weights, weights
@@ -175,6 +176,21 @@ def test_evaluate_adds_up_over_batches_of_any_size_and_padding(case: Case, batch
     metrics = case.task.metrics({name: float(value) for name, value in whole.items()})
     assert metrics
     assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values())
+
+
+def test_its_configuration_declares_the_numbers_that_it_tells_while_training(case: Case) -> None:
+    declared, task = metrics_of(type(case.run.task)), case.task
+    assert task.turns == declared.turns
+    nets = {name: network.eval() for name, network in case.networks().items()}
+    batch = task.collate(case.samples("validation", 6))
+    scalars = [each.name for each in declared.scalars]
+    for turn in task.turns:
+        with torch.no_grad():
+            assert scalars == ["loss", *task.loss(turn, nets, batch)[1]]
+    with torch.inference_mode():
+        told = task.metrics({name: float(value) for name, value in task.evaluate(nets, batch).items()})
+    assert [each.name for each in declared.validation if each.name in told] == list(told)
+    assert {each.name for each in declared.validation if not each.asked} <= set(told)
 
 
 def test_a_split_of_texts_has_a_sample_shorter_than_the_others(case: Case) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from configs.dataset import Config, Count, Name
 from configs.folder import RunFolder
 from configs.metrics import Metric, protocol_id
+from configs.quantities import FamilyMetrics, Quantity
 from configs.schema import RunConfig
 from data.manifest import Manifest
 from data.shards import ShardReader
@@ -38,6 +39,11 @@ class BrightnessConfig(Config):
     """Predict how bright an image is."""
 
     reads: ClassVar = "images"
+    metrics: ClassVar = FamilyMetrics(
+        scalars=(Quantity("loss", "squared share", "lower"),),
+        validation=(Quantity("error", "squared share", "lower"),),
+        evaluated=(Quantity("test/error", "squared share", "lower"),),
+    )
 
     kind: Literal["brightness"]
     model: SumConfig

@@ -71,12 +71,22 @@ def golden_job_file(name: str) -> Path:
     return HERE / f"{name}.job.yaml"
 
 
+def golden_dashboard(name: str) -> Path:
+    """The workspace of a family, or the overview of the nightly, as Weights & Biases gets it."""
+    return HERE / f"dashboard-{name}.json"
+
+
 def main() -> None:
+    from pipelines.dashboards.build import to_json, workspace_of  # here: others want no more than names of files
+    from pipelines.dashboards.names import names
+
     (CONFIGS / "schema.json").write_text(schema(), encoding="utf-8")
     for name in PIPELINES:
         compile_pipeline(golden_run(name), golden_file(name))
     for name in JOBS:
         golden_job_file(name).write_text(job_text(name), encoding="utf-8")
+    for name in names():
+        golden_dashboard(name).write_text(to_json(workspace_of(name)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.diffusion import DiffusionConfig
+from configs.diffusion import QUARTERS, DiffusionConfig
 from configs.metrics import Metric
 from data.loader import sequential
 from data.manifest import Manifest, split_digest
@@ -19,8 +19,6 @@ from trainer.evaluation.contract import Units
 from trainer.task import Batch, Networks
 from trainer.tasks.diffusion import Diffusion
 
-QUARTERS = ("least", "less", "more", "most")
-"""Parts of equal probability in training into which the levels of noise are divided"""
 BARS = 10
 """Such parts that the report shows"""
 
