@@ -21,6 +21,7 @@ from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading, config_digest, kind_of, read_reading, read_units, require_repeats
 from pipelines.overview import find_runs
 from pipelines.scores import show
+from pipelines.tracking.verdicts import leave_baseline
 
 SCHEMA_VERSION = 1
 VERDICTS = "verdicts.jsonl"
@@ -196,9 +197,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _baseline(arguments: argparse.Namespace) -> int:
     name, home = arguments.name, arguments.baselines
     if arguments.command == "set":
-        readings = [read_reading(folder) for folder in find_runs(arguments.run, arguments.runs)]
+        folders = find_runs(arguments.run, arguments.runs)
+        readings = [read_reading(folder) for folder in folders]
         before = load_baseline(name, home) if versions_in(folder_of(name, home)) else None
         stored = store(name, readings, home)
+        leave_baseline(folders, name, stored.version)
         print(f"stored {stored}: {len(readings)} runs, {len(readings[0].metrics)} metrics, in {folder_of(name, home)}")
         if before and config_digest(before.readings[0]) != config_digest(readings[0]):
             print(f"note: of another configuration than {before}, with which gates compared until now")

@@ -23,6 +23,7 @@ from pipelines.gate.page import lines, said, verdict_table
 from pipelines.gate.readings import Kind, Reading, read_reading
 from pipelines.gate.verdicts import MINIMUM, Judgement
 from pipelines.page import Table, render
+from pipelines.tracking.verdicts import leave_baseline, leave_verdict
 
 STOPPED = 128
 """Exit codes from here on are those of signals: the suite stops with the run"""
@@ -147,22 +148,33 @@ def settle(
     try:
         readings = [read_reading(folder) for folder in done]
         if stores:
-            return _stored(run, name, readings, baselines, failed)
+            return _stored(run, name, done, readings, baselines, failed)
         if not readings:
             return Family(run.name, failed, note="no run of it is finished")
         minimum: dict[Kind, float] = {**MINIMUM, **suite.gate.minimum}
         baseline = load_baseline(name, baselines)
-        return Family(run.name, failed, gate(readings, baseline, baselines, alpha=suite.gate.alpha, minimum=minimum))
+        judgement = gate(readings, baseline, baselines, alpha=suite.gate.alpha, minimum=minimum)
+        leave_verdict(done, judgement.record())
+        return Family(run.name, failed, judgement)
     except (UserError, DamageError) as error:
         return Family(run.name, failed, note=str(error))
 
 
-def _stored(run: SuiteRun, name: str, readings: Sequence[Reading], baselines: Path, failed: dict[int, int]) -> Family:
+def _stored(
+    run: SuiteRun,
+    name: str,
+    done: Sequence[RunFolder],
+    readings: Sequence[Reading],
+    baselines: Path,
+    failed: dict[int, int],
+) -> Family:
     if failed:
         return Family(run.name, failed, note="it is not stored: a baseline is of all seeds")
     if there := holding(name, readings, baselines):  # a suite that was stopped after it had stored this family
         return Family(run.name, failed, note=f"is stored as {there}", stored=True)
-    return Family(run.name, failed, note=f"stored as {store(name, readings, baselines)}", stored=True)
+    stored = store(name, readings, baselines)
+    leave_baseline(done, name, stored.version)
+    return Family(run.name, failed, note=f"stored as {stored}", stored=True)
 
 
 def told(family: Family) -> list[str]:

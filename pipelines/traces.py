@@ -21,10 +21,9 @@ from pipelines.gate.verdicts import Judgement, Verdict
 from pipelines.goodput import Goodput
 from pipelines.history import History, read_history
 from pipelines.scores import Scores
+from pipelines.tracking.verdicts import GATE
 
 Record = Mapping[str, Any]
-GATE = "gate.json"
-"""Where a run folder keeps the verdict of the gate on it"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Traces:
     folds: Mapping[str, "Traces"]
     """Those of a cross-validation, by name"""
     gate: Judgement | None
-    """What `trainworks gate RUN --json RUN/gate.json` left"""
+    """What the nightly or `trainworks gate RUN --json RUN/gate.json` left"""
 
     @cached_property
     def scores(self) -> Scores:

@@ -41,7 +41,7 @@ def alert_of_incident(incident: Mapping[str, Any], name: str) -> Alert:
 
 def alert_of_gate(judgement: Mapping[str, Any], name: str) -> Alert | None:
     """The alert of a regression; None for a verdict that is none."""
-    worse = [each for each in judgement.get("verdicts", ()) if each.get("word") == "worse" and each.get("counts", True)]
+    worse = [each for each in judgement.get("verdicts", ()) if each["word"] == "worse" and not each["quarantined"]]
     if not worse:
         return None
     told = "; ".join(f"{each.get('name')}: {each.get('reason')}" for each in worse)

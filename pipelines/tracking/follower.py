@@ -10,16 +10,17 @@ from typing import Any
 
 from configs.errors import DamageError, OutageError, UserError
 from configs.events import Tail
-from configs.folder import RunFolder, write_json
+from configs.folder import RunFolder, digest, write_json
 from configs.schema import RunConfig
 from configs.stages import read_record
 from pipelines.tracking import records
-from pipelines.tracking.alerts import FRESH_S, Alert, alert_of, alert_of_incident
+from pipelines.tracking.alerts import FRESH_S, Alert, alert_of, alert_of_gate, alert_of_incident
 from pipelines.tracking.control import Control
 from pipelines.tracking.identity import Identity, begin_anew, identity_of
 from pipelines.tracking.rows import EVALUATION, HISTOGRAM, SAMPLES, Row, Rows
 from pipelines.tracking.server import Known, look_up, require_server
 from pipelines.tracking.session import Session, WandbSession, histogram, samples, table
+from pipelines.tracking.verdicts import GATE, verdict_of
 
 POLL_S, RETRY_S, LOOK_S = 1.0, 30.0, 20.0
 """Seconds between two looks at the log, two tries to reach a server that is away, two questions to it"""
@@ -120,7 +121,7 @@ class Follower:
         assert self.session
         self.step()
         if self.stage == "evaluate" and self.folder.metrics.is_file():
-            self.session.summary(records.summary_of(self.folder))
+            self._conclude()
         for bundle in records.bundles(self.run, self.folder, self.stage):
             self.session.artifact(bundle)
         product = {"prepare": self.folder.manifest, "evaluate": self.folder.metrics}.get(self.stage)
@@ -132,6 +133,15 @@ class Follower:
             shutil.rmtree(path, ignore_errors=True)
         if self.left_out:
             self.say(f"W&B was far behind: {self.left_out} rows of samples and histograms went without them")
+
+    def _conclude(self) -> None:
+        """The numbers of an evaluation, and the gate's word on them."""
+        assert self.session
+        self.session.summary(records.summary_of(self.folder) | verdict_of(self.folder))
+        path = self.folder.path / GATE
+        record = read_record(path) if path.is_file() else {}
+        if alert := alert_of_gate(record, self._name):
+            self._alert(f"gate {digest(record)[:16]}", alert, path.stat().st_mtime)
 
     def abandon(self) -> None:
         """Let go of a run of W&B that does not go well; the next one begins where the server stands."""

@@ -11,6 +11,7 @@ from configs.folder import RunFolder
 from configs.schema import RunConfig
 from configs.stages import chosen_step, read_record, step_folder
 from pipelines.artifacts import ROC
+from pipelines.tracking.verdicts import BASELINE
 
 DATA, MODEL, RESULT = "dataset", "model", "evaluation"
 """Types of artifacts"""
@@ -96,7 +97,8 @@ def _result(run: RunConfig, folder: RunFolder) -> Bundle | None:
     record = read_record(folder.metrics)
     files = tuple(path for path in (folder.metrics, folder.figures, folder.samples) if path.is_file())
     told = {name: record.get(name) for name in ("digest", "checkpoint", "data")}
-    return Bundle(f"{run.name}-evaluation", RESULT, files, told, ("latest",))
+    aliases = ("latest", "baseline") if (folder.path / BASELINE).is_file() else ("latest",)
+    return Bundle(f"{run.name}-evaluation", RESULT, files, told, aliases)
 
 
 def summary_of(folder: RunFolder) -> dict[str, float]:

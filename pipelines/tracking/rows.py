@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-STEP = "train/step"
-"""The axis of all curves: W&B's own step is the number of the row"""
+from configs.quantities import STEP
+
 SAMPLES, HISTOGRAM, EVALUATION = "samples", "histogram", "evaluation"
 MEDIA = (SAMPLES, HISTOGRAM, EVALUATION)
 FIGURES = ("step", "validation", EVALUATION)

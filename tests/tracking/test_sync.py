@@ -12,6 +12,8 @@ import pytest
 
 from configs.events import EventLog
 from configs.folder import RunFolder
+from pipelines.gate.verdicts import Judgement, Verdict
+from pipelines.tracking.verdicts import leave_baseline, leave_verdict
 from tests.reported import complete
 from tests.tracking.server import WandbServer
 
@@ -125,6 +127,26 @@ def test_a_copy_of_a_run_goes_on_in_the_same_place_and_repeats_nothing(
     shutil.copytree(run.path, tmp_path / "elsewhere")
     assert synced(RunFolder(tmp_path / "elsewhere")).code == 0
     assert len(server.one("train").history) == 4
+
+
+def test_a_gate_s_verdict_and_a_baseline_are_shown_and_a_regression_is_alerted_once(
+    server: WandbServer, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    worse = Verdict("test/bits_per_byte", "worse", "0.3 more", ours=1.98, theirs=1.6)
+    leave_verdict([run], Judgement("nightly-lm 3", ("lm",), (worse,)).record())
+    leave_baseline([run], "nightly-lm", 4)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    for _ in range(2):
+        assert synced(run).code == 0
+    shown = server.one("evaluate")
+    assert shown.summary["gate/verdict"] == "worse"
+    assert (shown.summary["gate/test/bits_per_byte"], shown.summary["baseline/test/bits_per_byte"]) == (1.98, 1.6)
+    assert [alert["title"] for alert in shown.alerts if "worse" in alert["title"]] == [
+        "lm-evaluate: worse than nightly-lm 3"
+    ]
+    (made,) = [each for each in server.artifacts.values() if each.kind == "evaluation"]
+    assert "baseline" in made.aliases
 
 
 def test_no_secret_is_written_anywhere(server: WandbServer, run: RunFolder) -> None:
