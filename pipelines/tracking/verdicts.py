@@ -16,15 +16,13 @@ GATE, BASELINE = "gate.json", "baseline.json"
 def leave_verdict(folders: Sequence[RunFolder], judgement: Mapping[str, Any]) -> None:
     """Leave a verdict with each of the runs that it is about."""
     for folder in folders:
-        write_json(folder.path / GATE, judgement)
-        _send(folder)
+        _leave(folder, GATE, judgement)
 
 
 def leave_baseline(folders: Sequence[RunFolder], name: str, version: int) -> None:
     """Say of runs that they are a baseline now."""
     for folder in folders:
-        write_json(folder.path / BASELINE, {"name": name, "version": version})
-        _send(folder)
+        _leave(folder, BASELINE, {"name": name, "version": version})
 
 
 def verdict_of(folder: RunFolder) -> dict[str, Any]:
@@ -41,7 +39,10 @@ def verdict_of(folder: RunFolder) -> dict[str, Any]:
     return told
 
 
-def _send(folder: RunFolder) -> None:
+def _leave(folder: RunFolder, name: str, record: Mapping[str, Any]) -> None:
+    if not folder.config.is_file():
+        return  # it was removed meanwhile
+    write_json(folder.path / name, record)
     if wanted(read(folder.config).wandb, lambda text: None):
         from pipelines.tracking.sync import send
 
