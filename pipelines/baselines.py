@@ -201,7 +201,7 @@ def _baseline(arguments: argparse.Namespace) -> int:
         readings = [read_reading(folder) for folder in folders]
         before = load_baseline(name, home) if versions_in(folder_of(name, home)) else None
         stored = store(name, readings, home)
-        leave_baseline(folders, name, stored.version)
+        leave_baseline(folders, str(stored))
         print(f"stored {stored}: {len(readings)} runs, {len(readings[0].metrics)} metrics, in {folder_of(name, home)}")
         if before and config_digest(before.readings[0]) != config_digest(readings[0]):
             print(f"note: of another configuration than {before}, with which gates compared until now")

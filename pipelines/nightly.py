@@ -173,7 +173,7 @@ def _stored(
     if there := holding(name, readings, baselines):  # a suite that was stopped after it had stored this family
         return Family(run.name, failed, note=f"is stored as {there}", stored=True)
     stored = store(name, readings, baselines)
-    leave_baseline(done, name, stored.version)
+    leave_baseline(done, str(stored))
     return Family(run.name, failed, note=f"stored as {stored}", stored=True)
 
 

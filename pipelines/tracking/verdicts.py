@@ -19,10 +19,10 @@ def leave_verdict(folders: Sequence[RunFolder], judgement: Mapping[str, Any]) ->
         _leave(folder, GATE, judgement)
 
 
-def leave_baseline(folders: Sequence[RunFolder], name: str, version: int) -> None:
+def leave_baseline(folders: Sequence[RunFolder], name: str) -> None:
     """Say of runs that they are a baseline now."""
     for folder in folders:
-        _leave(folder, BASELINE, {"name": name, "version": version})
+        _leave(folder, BASELINE, {"baseline": name})
 
 
 def verdict_of(folder: RunFolder) -> dict[str, Any]:

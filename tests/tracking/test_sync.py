@@ -135,7 +135,7 @@ def test_a_gate_s_verdict_and_a_baseline_are_shown_and_a_regression_is_alerted_o
     monkeypatch.delenv("WANDB_API_KEY")
     worse = Verdict("test/bits_per_byte", "worse", "0.3 more", ours=1.98, theirs=1.6)
     leave_verdict([run], Judgement("nightly-lm 3", ("lm",), (worse,)).record())
-    leave_baseline([run], "nightly-lm", 4)
+    leave_baseline([run], "nightly-lm 4")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     for _ in range(2):
         assert synced(run).code == 0
