@@ -1,12 +1,13 @@
 """The event log: append-only JSON lines with one writer and a checksum each; a run's other views are made from it."""
 
+import contextlib
 import errno
 import json
 import os
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ class EventLog:
         self._waiting: deque[bytes] = deque(maxlen=KEPT)
         self._told = False
         self._lost = 0
+        self._gathered: list[bytes] | None = None
         self._set_newer_aside()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._end = self._cut()
@@ -82,12 +84,26 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """Append an event with the time, in seconds since 1970."""
         line = encode({"event": event, "time": round(time.time(), 3), **fields})
-        if self._waiting:
-            self._lost += len(self._waiting) == KEPT
-            self._waiting.append(line)
+        if self._gathered is not None:
+            self._gathered.append(line)
+        else:
+            self._write([line])
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write the block's events at its end, in one go: for many that come at once."""
+        self._gathered = []
+        try:
+            yield
+        finally:
+            lines, self._gathered = self._gathered, None
+            self._write(lines)
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        if self._waiting or not self._put(b"".join(lines)):
+            self._lost += max(0, len(self._waiting) + len(lines) - KEPT)
+            self._waiting.extend(lines)
             self._write_waiting()
-        elif not self._put(line):
-            self._waiting.append(line)
 
     def sync(self) -> None:
         """Make what was written last through a power cut."""
@@ -110,7 +126,7 @@ class EventLog:
             self._waiting.popleft()
 
     def _put(self, line: bytes) -> bool:
-        """Whether the whole line is written; of one that is not, nothing stays."""
+        """Whether the whole line, or all of several, are written; where they are not, nothing of them stays."""
         try:
             written = os.write(self._file, line)
             reason = os.strerror(errno.ENOSPC)

@@ -50,13 +50,14 @@ class Recorder:
         speed = self.meter.figures(len(pending))
         self.samples_per_s = speed["train/samples_per_s"]
         pending[-1][2].update(speed)
-        for (step, _, known), values in zip(pending, totals, strict=True):
-            self.last = dict(zip(names, values, strict=True)) | {
-                name: value.item() if isinstance(value, Tensor) else value for name, value in known.items()
-            }
-            self._judge(step)
-            self.tracker.log(step, {name: value for name, value in self.last.items() if is_number(value)})
-        self.tell_time(pending[-1][0])
+        with self.tracker.together():
+            for (step, _, known), values in zip(pending, totals, strict=True):
+                self.last = dict(zip(names, values, strict=True)) | {
+                    name: value.item() if isinstance(value, Tensor) else value for name, value in known.items()
+                }
+                self._judge(step)
+                self.tracker.log(step, {name: value for name, value in self.last.items() if is_number(value)})
+            self.tell_time(pending[-1][0])
 
     def tell_time(self, step: int) -> None:
         """What the time since the last call was spent on."""

@@ -1,6 +1,7 @@
 """What a stage tells of itself: the event log, which is the record that reports and Weights & Biases are made from."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ class Tracker:
         """Metrics after `step` updates."""
         self._log.write(event, step=step, **metrics)
 
+    def together(self) -> AbstractContextManager[None]:
+        """Write the events of a block at its end, in one go."""
+        return self._log.together()
+
     def artifact(self, path: Path, kind: str, metadata: Mapping[str, Any]) -> None:
         """A file or folder that others may use, with its digests."""
         self._log.write("artifact", path=str(path.name), kind=kind, **metadata)
@@ -48,6 +53,9 @@ class NullTracker(Tracker):
     def start(self, run: RunConfig, **fields: Any) -> None: ...
     def event(self, name: str, **fields: Any) -> None: ...
     def log(self, step: int, metrics: Metrics, *, event: str = "step") -> None: ...
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def artifact(self, path: Path, kind: str, metadata: Mapping[str, Any]) -> None: ...
     def finish(self, status: str) -> None: ...
 

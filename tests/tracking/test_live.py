@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from configs.events import encode
 from configs.folder import RunFolder
 from configs.load import dump, load
 from tests.reported import CONFIG
@@ -80,7 +81,7 @@ def test_three_kills_and_two_outages_lose_no_step_and_double_none(server: WandbS
     assert [row["_step"] for row in run.history] == list(range(first + 60))
 
 
-@pytest.mark.parametrize("fault", ["503", "hang", "401"])
+@pytest.mark.parametrize("fault", ["503", "hang", "401", "403"])
 def test_a_server_that_is_away_at_the_start_is_caught_up_with(
     server: WandbServer, folder: RunFolder, fault: Fault
 ) -> None:
@@ -105,6 +106,24 @@ def test_a_server_that_stays_away_delays_the_end_by_seconds_and_sync_sends_it_la
     command = [sys.executable, "-m", "pipelines.tracking.sync", str(folder.path)]
     assert subprocess.run(command, check=False, timeout=60).returncode == 0
     assert steps(server) == list(range(1, 31))
+
+
+def test_one_process_alone_sends_a_run_and_needs_no_home(server: WandbServer, folder: RunFolder) -> None:
+    training = Training(folder, 1, 300, pause_s=0.03, HOME="/proc")
+    assert reaches(server, 5), training.text
+    command = [sys.executable, "-m", "pipelines.tracking.sync", str(folder.path)]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "live train: is being sent while it goes on\n")
+    training.ends()
+    assert steps(server) == list(range(1, 301))
+
+
+def test_a_log_of_a_newer_version_is_one_line_and_the_training_goes_on(server: WandbServer, folder: RunFolder) -> None:
+    folder.train.mkdir()
+    folder.events.write_bytes(encode({"event": "log", "version": 99}))
+    text = Training(folder, 1, 100).ends()
+    assert "written" in text
+    assert steps(server) == list(range(1, 101)), text
 
 
 def test_without_a_key_no_process_is_started_and_nothing_is_said(
