@@ -147,7 +147,8 @@ class WandbConfig(Config):
     """Weights & Biases, a view of the event log."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: online with a WANDB_API_KEY and a server that answers, else offline"""
+    """auto: sent while it goes on where there is a key; online: the same, and said where there is none; offline: by
+    `trainworks sync` alone; disabled: never"""
     project: str = "trainworks"
     """Where W&B files the run"""
     entity: str | None = None

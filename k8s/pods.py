@@ -67,7 +67,6 @@ def environment(job: Job) -> list[dict[str, Any]]:
         "PYTHONSAFEPATH": "1",
         "HOME": "/tmp",  # noqa: S108
         "TRAINWORKS_HEARTBEAT": HEARTBEAT,
-        **({"WANDB_RUN_GROUP": job.pipeline_run} if job.pipeline_run else {}),
         **job.environment,
     }
     return [{"name": name, "value": value} for name, value in plain.items()] + secret_environment(job.run.cluster)

@@ -14,6 +14,7 @@ from configs.lines import LASTING, Line, emit, emit_failure
 from configs.process import die_with_session
 from configs.schema import RunConfig
 from configs.stages import final_step, read_record, step_folder
+from k8s.joblauncher import own_pod
 from k8s.launch import Outcome
 from pipelines.folds.collect import collect_folds
 from pipelines.launching import LOCAL, Asked, Show, launch_asked, launch_here
@@ -31,12 +32,14 @@ STOPPING = "TRAINWORKS_STOPPING"
 
 def prepare_step(config: str, folder: str, workspace: str, pipeline_run: str) -> str:
     """Make the shards, and return the digest of the data. Each step exits with its stage's code when that fails."""
+    _name_group(pipeline_run)
     _, place = run_step("prepare", config, decode_folder(folder, workspace, pipeline_run))
     return read_record(place.manifest)["digest"]
 
 
 def train_step(config: str, folder: str, workspace: str, fold: str, asked: Asked) -> str:
     """Train, a fold if one is named, and return the digest of the last checkpoint."""
+    _name_group(asked[1])
     run, place = run_step("train", config, decode_folder(folder, workspace, asked[1]), fold, asked)
     step = final_step(run, place)
     assert step is not None, "the training has just finished"
@@ -45,12 +48,14 @@ def train_step(config: str, folder: str, workspace: str, fold: str, asked: Asked
 
 def evaluate_step(config: str, folder: str, workspace: str, fold: str, asked: Asked, shown: "Shown") -> str:
     """Evaluate, a fold if one is named, and return the digest of the metrics."""
+    _name_group(asked[1])
     _, place = run_step("evaluate", config, decode_folder(folder, workspace, asked[1]), fold, asked)
     return _evaluated(place, asked[0], shown, told=not fold)
 
 
 def collect_step(config: str, folder: str, workspace: str, asked: tuple[str, str], shown: "Shown") -> str:
     """Make one evaluation of those of all folds, and return its digest."""
+    _name_group(asked[1])
     run, place = decode_config(config), RunFolder(decode_folder(folder, workspace, asked[1]))
 
     def work(show: Show) -> Outcome:
@@ -63,13 +68,17 @@ def collect_step(config: str, folder: str, workspace: str, asked: tuple[str, str
     return _evaluated(place, asked[0], shown)
 
 
+def _name_group(pipeline_run: str) -> None:
+    """On a cluster, runs of W&B are grouped by the pipeline run, which the labels of pods and jobs name too."""
+    if own_pod(os.environ):
+        os.environ[GROUP] = pipeline_run
+
+
 def run_step(
     stage: str, config: str, folder: Path, fold: str = "", asked: Asked | None = None
 ) -> tuple[RunConfig, RunFolder]:
     """Carry out a stage, and return the run that it was of, with its folder: a fold's where one is named."""
     run, place = decode_config(config), RunFolder(folder)
-    if asked and asked[0] != LOCAL:
-        os.environ[GROUP] = asked[1]
     own, inside = (fold_run(run, fold), place.fold(fold)) if fold else (run, place)
 
     def work(show: Show) -> Outcome:

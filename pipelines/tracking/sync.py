@@ -81,7 +81,11 @@ def send(folder: RunFolder, stage: str) -> int:
     def say(text: str) -> None:
         print(f"{name}: {text}", flush=True)
 
-    follower = Follower(read(folder.config), folder, stage, say, live=False)
+    run = read(folder.config)
+    if run.wandb.mode == "disabled":
+        say("wandb.mode=disabled, so that nothing is sent")
+        return 0
+    follower = Follower(run, folder, stage, say, live=False)
     try:
         with locked(home_of(folder, stage), wait_s=0.0):
             if not follower.connect():
