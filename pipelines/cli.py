@@ -30,6 +30,7 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "verify": ("data.verify", "read a data set again and name every file that is wrong"),
     "verify-resume": ("pipelines.verify_resume", "kill and resume a training on several worlds and compare every step"),
     "overview": ("pipelines.overview", "write one page over several runs: cards, tables, quality against cost"),
+    "list": ("pipelines.listing", "list the runs of a folder: state, step, headline metric, age"),
     "events": ("pipelines.events", "print a run's event log, or follow it while it grows"),
     "diagnose": ("pipelines.diagnose", "say why a run ended and what to do, from what it left behind"),
     "explain": ("pipelines.custody.explain", "print the digests from raw bytes to the report, and verify each"),
