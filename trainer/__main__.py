@@ -11,7 +11,7 @@ from configs.schema import RunConfig, identity
 from configs.stages import FINISHED, train_key
 from configs.world import on_world
 from data.dataset import open_dataset
-from data.progress import say
+from data.progress import hint, say
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState, settle_result
 from trainer.deepspeed_config import open_offload_folder
@@ -37,6 +37,7 @@ def train(run: RunConfig, folder: RunFolder) -> None:
     pulse = open_pulse(world.rank)
     pulse.beat("start", 0)
     if world.rank == 0:
+        hint("train", "start: data, networks, the last checkpoint")
         with locked(folder.train):
             _train(run, folder, world, stop, pulse)
     else:
@@ -77,7 +78,8 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         size = sum(engine.size for engine in engines.values())
         begin = f"continuing after step {state.step}" if state.step else "from the start"
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
-    meter = Meter(workload_of(run, task, manifest, world, folder), memory=lambda: peak_memory_bytes(world.device))
+    workload = workload_of(run, task, manifest, world, folder)
+    meter = Meter(workload, memory=lambda: peak_memory_bytes(world.device), age_s=process_age_s() or 0.0)
     trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse)
     try:
         state = fit(trainer, state, stop)

@@ -61,7 +61,23 @@ def test_rates_are_over_all_the_time_but_that_of_saving_and_validating():
         "train/mfu": 5 * 8 * 1000 / 4.0 / 10_000,
         "train/data_wait_share": 1.0 / 4.0,
         "train/memory_bytes": 77,
+        "train/goodput": 3.0 / 9.0,  # data are not compute
     }
+
+
+def test_goodput_is_of_all_the_clock_since_the_launch_and_the_phase_of_the_time_since_it_was_asked():
+    clock = Clock()
+    meter = Meter(Workload(8), memory=lambda: 0, age_s=5.0, clock=clock)
+    assert meter.goodput() == 0.0
+    clock.now += 2.0
+    assert (meter.goodput(), meter.phase()) == (2.0 / 7.0, "compute")
+    meter.spans()
+    meter.figures(steps=1)
+    with meter.during("save"):
+        clock.now += 2.0
+    clock.now += 1.0
+    assert meter.goodput() == 3.0 / 10.0
+    assert [meter.phase(), meter.phase()] == ["save", "compute"]
 
 
 def test_each_window_begins_where_the_last_one_ended():
@@ -78,7 +94,7 @@ def test_what_is_not_known_is_not_told():
         meter = made(clock, **known)
         clock.now += 1.0
         assert meter.figures(steps=1).keys() == {
-            "train/samples_per_s", "train/data_wait_share", "train/memory_bytes"
+            "train/samples_per_s", "train/data_wait_share", "train/memory_bytes", "train/goodput"
         }  # fmt: skip
 
 
