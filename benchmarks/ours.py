@@ -23,6 +23,7 @@ from trainer.heartbeat import open_pulse
 from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Stateful
+from trainer.showing import NullShowing
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 
@@ -66,7 +67,17 @@ class Trainworks:
         finish = FinishLine(folder.train, world, run, self.manifest.digest)
         meter = Meter(Workload(run.train.global_batch_samples), memory=lambda: 0)
         trainer = Trainer(
-            run, self.task, engines, frozen, self.data, world, finish, tracker, meter, open_pulse(world.rank)
+            run,
+            self.task,
+            engines,
+            frozen,
+            self.data,
+            world,
+            finish,
+            tracker,
+            meter,
+            open_pulse(world.rank),
+            NullShowing(),
         )
         dist.barrier()
         finish.watch.start()

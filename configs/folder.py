@@ -52,6 +52,10 @@ class RunFolder:
         """The event log of a stage."""
         return {"prepare": self.data, "train": self.train, "evaluate": self.evaluation}[stage] / "events.jsonl"
 
+    def training_samples(self, step: int) -> Path:
+        """What the model made at a validation, in the form of `samples`."""
+        return self.train / "samples" / f"step-{step:08d}.json"
+
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation"

@@ -23,6 +23,7 @@ from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter
 from trainer.micro_batch import choose_micro_batch
 from trainer.pretrained import load_pretrained
+from trainer.showing import open_showing
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 from trainer.workload import workload_of
@@ -80,7 +81,8 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
     workload = workload_of(run, task, manifest, world, folder)
     meter = Meter(workload, memory=lambda: peak_memory_bytes(world.device), age_s=process_age_s() or 0.0)
-    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse)
+    showing = open_showing(run, folder, task, data, world, tracker)
+    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse, showing)
     try:
         state = fit(trainer, state, stop)
         if world.rank == 0:

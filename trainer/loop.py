@@ -30,6 +30,7 @@ from trainer.heartbeat import Pulse, ToldPulse
 from trainer.meter import Meter
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder, RunawayError, is_number
+from trainer.showing import Showing
 from trainer.stopping import Watch
 from trainer.task import Batch, Scalars, Task
 from trainer.timetable import Timetable
@@ -64,6 +65,7 @@ class Trainer:
     tracker: Tracker
     meter: Meter
     pulse: Pulse
+    showing: Showing
 
 
 def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> TrainState:
@@ -233,12 +235,15 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             limit=run.train.validation_samples,
             pulse=trainer.pulse,
         )
-    metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
-    require_finite(step, metrics)
-    trainer.tracker.log(step, metrics, event="validation")
-    figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    if trainer.world.rank == 0:
-        say("train", f"step {step}  {figures}  ({clock(time.perf_counter() - begun)})")
+        metrics = {f"validation/{name}": value for name, value in trainer.task.metrics(sums).items()}
+        require_finite(step, metrics)
+        trainer.tracker.log(step, metrics, event="validation")
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if trainer.world.rank == 0:
+            say("train", f"step {step}  {figures}  ({clock(time.perf_counter() - begun)})")
+        trainer.showing.samples(step, nets, trainer.pulse.alive)
+    with trainer.meter.during("validate"):
+        trainer.showing.weights(step, {name: engine.module for name, engine in trainer.engines.items()})
     return metrics
 
 
