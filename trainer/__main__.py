@@ -17,7 +17,7 @@ from trainer.checkpoint import Checkpointer, TrainState, settle_result
 from trainer.deepspeed_config import open_offload_folder
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
-from trainer.hardware import peak_memory_bytes, process_age_s
+from trainer.hardware import machine, peak_memory_bytes, process_age_s
 from trainer.heartbeat import Pulse, open_pulse
 from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter
@@ -72,7 +72,7 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         state = checkpointer.load(latest, engines)
     tracker = open_tracker(folder, "train", rank=world.rank)
     facts = {"world": world.size, "device": str(world.device), "since_launch_s": process_age_s()}
-    tracker.start(run, step=state.step, **facts)
+    tracker.start(run, step=state.step, **facts, machine=machine(world.device) if world.rank == 0 else None)
     if origin is not None:
         tracker.event("pretrained", **asdict(origin))
     if world.rank == 0:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,15 @@ from data.manifest import Manifest
 from tests.tiny import ALONE, shrink
 from trainer import workload
 from trainer.distributed import World
-from trainer.hardware import SIXTEEN_BITS, peak_flops, peak_memory_bytes, peak_of
+from trainer.hardware import (
+    SIXTEEN_BITS,
+    cpu_model,
+    machine,
+    peak_flops,
+    peak_memory_bytes,
+    peak_of,
+    version_of,
+)
 from trainer.meter import Meter, Workload
 from trainer.profile.sketch import look
 from trainer.task import Task
@@ -169,6 +179,22 @@ def test_no_model_hides_a_later_one():
     """A name is taken for the first model whose words it has, so one with fewer words must not come before."""
     models = [set(model.upper().split()) for model, _ in SIXTEEN_BITS]
     assert not [(a, b) for at, a in enumerate(models) for b in models[at + 1 :] if b > a]
+
+
+def test_a_machine_is_told_without_the_names_of_its_host_people_and_folders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret-of-forty-letters")
+    told = machine(torch.device("cpu"))
+    assert told == json.loads(json.dumps(told))
+    assert told["torch"] == torch.__version__
+    assert told["deepspeed"]
+    assert told["cores"] >= told["usable_cores"] >= 1
+    assert told["memory_bytes"] > 1 << 28
+    assert len(told["code"]) == 64
+    text = json.dumps(told)
+    private = [socket.gethostname(), str(Path.home()), str(Path.cwd()), "a-secret-of-forty-letters", sys.prefix]
+    assert [each for each in private if len(each) > 1 and each in text] == []
+    assert cpu_model()
+    assert version_of("no-such-package-here") is None
 
 
 def test_memory_of_a_cpu_rank_is_its_resident_set():
