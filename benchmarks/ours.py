@@ -24,6 +24,7 @@ from trainer.loop import Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Stateful
 from trainer.requests import StopRequest
+from trainer.showing import NullShowing
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 
@@ -67,7 +68,17 @@ class Trainworks:
         finish = FinishLine(folder.train, world, run, self.manifest.digest)
         meter = Meter(Workload(run.train.global_batch_samples), memory=lambda: 0)
         trainer = Trainer(
-            run, self.task, engines, frozen, self.data, world, finish, tracker, meter, open_pulse(world.rank)
+            run,
+            self.task,
+            engines,
+            frozen,
+            self.data,
+            world,
+            finish,
+            tracker,
+            meter,
+            open_pulse(world.rank),
+            NullShowing(),
         )
         dist.barrier()
         finish.watch.start()

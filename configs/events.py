@@ -217,6 +217,8 @@ class Tail:
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
         self.path = path
+        self.damaged = 0
+        """Lines so far that are no events"""
         self._reader = Reader(path)
         self._read = 0
         if from_end:
@@ -232,7 +234,7 @@ class Tail:
             return 0
 
     def new(self) -> Iterator[Event]:
-        """The events that were written since the last call, the damaged left out. Raises NewerLogError."""
+        """The events that were written since the last call; the damaged are counted. Raises NewerLogError."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -245,3 +247,5 @@ class Tail:
                 self._read += len(line)
                 if event := self._reader.take(line):
                     yield event
+                else:
+                    self.damaged += 1

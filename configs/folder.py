@@ -56,6 +56,10 @@ class RunFolder:
         """Asks a training that goes on for a `stop` or a `checkpoint`, from wherever the folder can be written."""
         return self.train / "requests" / name
 
+    def training_samples(self, step: int) -> Path:
+        """What the model made at a validation, in the form of `samples`."""
+        return self.train / "samples" / f"step-{step:08d}.json"
+
     @property
     def evaluation(self) -> Path:
         return self.path / "evaluation"

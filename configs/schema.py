@@ -41,6 +41,17 @@ CountOrAuto = Annotated[
 ]
 
 
+class SamplesConfig(Config):
+    """What the model makes at each validation, with the same seeds each time: it changes no weight."""
+
+    number: Annotated[int, Field(ge=1, le=64)] = 4
+    """Texts, images, or validation samples with what is predicted of them"""
+    max_tokens: Annotated[int, Field(ge=1, le=256)] = 48
+    """Longest text in tokens; that of task.evaluation.sampling where that is shorter"""
+    drawing_steps: Annotated[int, Field(ge=1, le=100)] = 10
+    """Levels of noise visited for an image; those of task.drawing where they are fewer"""
+
+
 class TrainConfig(Config):
     """Stage 2: shards to checkpoint."""
 
@@ -72,6 +83,8 @@ class TrainConfig(Config):
     """Seconds of training after which the validation split is passed over again, by the first rank's clock"""
     validation_samples: Count | None = None
     """Validation samples per pass, evenly spaced; all when not given"""
+    samples: SamplesConfig | None = None
+    """Samples at each validation; none when not given"""
     log_every_steps: Count = 10
     """Steps between flushes of the event log; every step is logged"""
     checkpoint: CheckpointConfig
@@ -213,7 +226,7 @@ class RunConfig(Config):
 def identity(run: RunConfig) -> dict[str, Any]:
     """What decides the weights: all but where a run computes, who watches, and how often it is looked at or saved."""
     watching = {"validate_every_steps", "validate_every_s", "validation_samples", "log_every_steps", "checkpoint"}
-    watching |= {"early_stopping", "result"}  # they choose among weights that are the same without them
+    watching |= {"samples", "early_stopping", "result"}  # they choose among weights that are the same without them
     outside: Any = {"data": {"store"}, "task": {"evaluation", "drawing"}, "train": watching}
     outside |= dict.fromkeys(("world", "deepspeed", "wandb", "cluster"), True)
     return run.model_dump(mode="json", exclude=outside)

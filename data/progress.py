@@ -11,8 +11,15 @@ def say(stage: str, message: str) -> None:
     emit(stage, LASTING, message)
 
 
+def hint(stage: str, message: str) -> None:
+    """A line that the next may take the place of."""
+    emit(stage, TRANSIENT, message)
+
+
 class Progress:
-    """Lines such as `train ~ 120/1000 steps  12%  7.5k tokens/s  loss 3.21  2:05 left`, one per interval.
+    """Lines such as `train ~ 120/1000 steps  12%  compute  7.5k tokens/s  loss 3.21  2:05 left  goodput 83%`.
+
+    One per interval; what matters least stands last, where a narrow terminal cuts it off.
 
     The interval in seconds comes from the launcher (TRAINWORKS_PROGRESS_S): short on a terminal, longer in a log.
     """
@@ -21,6 +28,8 @@ class Progress:
         self.stage, self.total, self.unit, self.first, self.visible = stage, total, unit, start, visible
         self.interval_s = float(os.environ.get("TRAINWORKS_PROGRESS_S", "10"))
         self.begun = self.shown = time.monotonic()
+        self._figures: tuple[str, ...] = ()
+        self._goodput: float | None = None
 
     def due(self) -> bool:
         return self.visible and time.monotonic() - self.shown >= self.interval_s
@@ -29,16 +38,18 @@ class Progress:
         """An amount since the start, per second."""
         return amount / max(1e-6, time.monotonic() - self.begun)
 
-    def show(self, done: int, *figures: str) -> None:
-        """Print one line now; the caller asks `due` first."""
-        self.shown = time.monotonic()
+    def show(self, done: int, *figures: str, phase: str = "", goodput: float | None = None) -> None:
+        """Print one line now; the caller asks `due` first. `goodput` is a share."""
+        self.shown, self._figures, self._goodput = time.monotonic(), figures, goodput
         pace = self.per_s(done - self.first)
         left = f"{clock((self.total - done) / pace)} left" if pace else "starting"
         percent = f"{100 * done // max(1, self.total)}%"
-        print(
-            "  ".join([f"{self.stage} {TRANSIENT} {done}/{self.total} {self.unit}", percent, *figures, left]),
-            flush=True,
-        )
+        words = [f"{done}/{self.total} {self.unit}", percent, *([phase] if phase else []), *figures, left]
+        hint(self.stage, "  ".join(words if goodput is None else [*words, f"goodput {goodput:.0%}"]))
+
+    def again(self, done: int, phase: str) -> None:
+        """The last figures once more, for a person who waits in another phase; the caller asks `due` first."""
+        self.show(done, *self._figures, phase=phase, goodput=self._goodput)
 
 
 def clock(seconds: float) -> str:

@@ -20,7 +20,7 @@ from configs.stages import read_digested
 from pipelines.gate.quarantine import quarantined
 from pipelines.gate.readings import Reading, config_digest, kind_of, read_reading, read_units, require_repeats
 from pipelines.overview import find_runs
-from pipelines.scores import show
+from pipelines.readout import show
 from pipelines.tracking.verdicts import leave_baseline
 
 SCHEMA_VERSION = 1

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.screen import Screen
+
 if TYPE_CHECKING:
     from configs.folder import RunFolder
-    from configs.lines import Line
     from configs.schema import RunConfig
 
 GRAMMAR = "CONFIG.yaml [OVERLAY.yaml ...] [key.path=value ...]"
@@ -30,6 +31,8 @@ OWN_COMMANDS = {  # these have options of their own, and run as modules in proce
     "verify": ("data.verify", "read a data set again and name every file that is wrong"),
     "verify-resume": ("pipelines.verify_resume", "kill and resume a training on several worlds and compare every step"),
     "overview": ("pipelines.overview", "write one page over several runs: cards, tables, quality against cost"),
+    "list": ("pipelines.listing", "list the runs of a folder: state, step, headline metric, age"),
+    "events": ("pipelines.events", "print a run's event log, or follow it while it grows"),
     "diagnose": ("pipelines.diagnose", "say why a run ended and what to do, from what it left behind"),
     "explain": ("pipelines.custody.explain", "print the digests from raw bytes to the report, and verify each"),
     "reproduce": ("pipelines.custody.reproduce", "run a recorded configuration again and compare with the original"),
@@ -135,15 +138,15 @@ def _run(arguments: argparse.Namespace) -> int:
     done: dict[str, str | None] = {}
     for stage in STAGES:  # a stage is looked at only when those before it are complete
         done[stage] = complete(stage, run, folder) if all(done.values()) else None
-    screen = Screen()
     if all(done.values()):
+        screen = Screen()
         for stage, summary in done.items():
             screen.show(Line(stage, LASTING, f"complete: {summary}"))
     else:
         from pipelines.local import run_pipeline
 
-        outcome = run_pipeline(run, folder, screen.show)
-        screen.close()
+        with Screen() as screen:
+            outcome = run_pipeline(run, folder, screen.show)
         if outcome.code:
             print(f"trainworks run: {outcome.reason}", file=sys.stderr)
             return outcome.code
@@ -161,9 +164,8 @@ def _stage(arguments: argparse.Namespace) -> int:
     from pipelines.stages import run_stage
 
     run, folder = _open(arguments)
-    screen = Screen()
-    outcome = run_stage(arguments.command, run, folder, screen.show)
-    screen.close()
+    with Screen() as screen:
+        outcome = run_stage(arguments.command, run, folder, screen.show)
     if outcome.code:
         print(f"trainworks {arguments.command}: {outcome.reason}", file=sys.stderr)
     return outcome.code
@@ -205,26 +207,6 @@ HANDLERS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "compile": _compile,
 }
-
-
-class Screen:
-    """Lines for a person: on a terminal, progress is drawn in place; elsewhere every line is plain."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stdout.isatty()
-        self._drawn = False
-        os.environ.setdefault("TRAINWORKS_PROGRESS_S", "1" if self.terminal else "10")
-
-    def show(self, line: "Line") -> None:
-        transient = self.terminal and line.mark == "~"
-        start = "\r\x1b[K" if self._drawn else ""
-        print(f"{start}{line.stage:9}{line.text}", end="" if transient else "\n", flush=True)
-        self._drawn = transient
-
-    def close(self) -> None:
-        if self._drawn:
-            print()
-            self._drawn = False
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from configs.process import command_main, die_with_parent
 from pipelines.gate.readings import Reading, kind_of, read_reading
 from pipelines.gate.verdicts import ALPHA, Judgement, Verdict, judge
 from pipelines.overview import find_runs
-from pipelines.scores import show
+from pipelines.readout import show
 
 
 def parser() -> argparse.ArgumentParser:

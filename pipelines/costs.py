@@ -8,7 +8,7 @@ from bokeh.layouts import row
 
 from pipelines.charts import Bubble, Chart, bubble_plot, plain
 from pipelines.page import Table
-from pipelines.scores import Metric, show
+from pipelines.readout import Metric, show
 
 Record = Mapping[str, Any]
 AXES = {"latency of one sample (ms)": "ms", "GFLOPs per sample": "GFLOPs"}

@@ -27,11 +27,12 @@ TITLES = {  # quantity: title, axis label
     "data_wait_s": ("Data wait", "wait for data (s/step)"),
     "data_wait_share": ("Data wait", "share of the time"),
     "memory_bytes": ("Memory", "largest use of a rank (GiB)"),
+    "goodput": ("Goodput so far", "share of the clock since the launch"),
     "loss_scale": ("Loss scale", "factor on the loss under fp16"),
 }
 SCALES = {"memory_bytes": 2**-30}
 """What values are multiplied with to be shown in the axis label's unit"""
-EXACT = ("learning_rate", "memory_bytes", "loss_scale")
+EXACT = ("learning_rate", "memory_bytes", "goodput", "loss_scale")
 """Quantities without noise, which need no smoothing"""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from configs.errors import ConfigError, DamageError
 from configs.folder import RunFolder
 from pipelines.costs import Priced
-from pipelines.scores import Metric, Scores, has_value
+from pipelines.readout import Metric, Scores, has_value
 from pipelines.traces import Traces, read_traces, state
 
 

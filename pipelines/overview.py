@@ -18,8 +18,9 @@ from pipelines.costs import price_table, trade_off
 from pipelines.entries import Entry, by_protocol, read_entry
 from pipelines.figures import read_figures
 from pipelines.page import Table, render
+from pipelines.readout import BASELINE, Metric, Scores
 from pipelines.report import fold_table
-from pipelines.scores import BASELINE, Metric, Scores, cards, metric_table, rival_charts, verdict
+from pipelines.scores import cards, metric_table, rival_charts, verdict
 from pipelines.seeds import groups, seed_table, sentences
 
 EXCERPT = 280

@@ -16,7 +16,8 @@ from pipelines.gate.page import verdict_table
 from pipelines.gate.verdicts import Judgement
 from pipelines.goodput import sentence
 from pipelines.page import Table, render
-from pipelines.scores import cards, has_value, metric_table, rival_charts, show, show_interval, spread, verdict
+from pipelines.readout import has_value, show, show_interval
+from pipelines.scores import cards, metric_table, rival_charts, spread, verdict
 from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table
 from pipelines.traces import Record, Traces, count_parameters, own_digest, read_traces, state
 

@@ -12,7 +12,8 @@ from configs.schema import identity
 from pipelines.charts import plain
 from pipelines.entries import Entry
 from pipelines.page import Table
-from pipelines.scores import Metric, spread
+from pipelines.readout import Metric
+from pipelines.scores import spread
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pipelines.fitting import Fit, judge_fit
 from pipelines.gate.verdicts import Judgement, Verdict
 from pipelines.goodput import Goodput
 from pipelines.history import History, read_history
-from pipelines.scores import Scores
+from pipelines.readout import Scores
 from pipelines.tracking.verdicts import GATE
 
 Record = Mapping[str, Any]

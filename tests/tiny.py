@@ -38,6 +38,7 @@ from trainer.heartbeat import open_pulse
 from trainer.loop import StopRequest, Trainer, fit
 from trainer.meter import Meter, Workload
 from trainer.pieces import Piece, State, Stored
+from trainer.showing import open_showing
 from trainer.task import Sample
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
@@ -384,6 +385,7 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
     task = build_task(run, data.manifest, stored_tokenizer(folder.tokenizer))
     seed_all(run.seed)
     engines, frozen = build_engines(task.networks(), task.turns, run, world)
+    tracker = open_tracker(folder, "train", rank=world.rank)
     return Trainer(
         run,
         task,
@@ -398,9 +400,10 @@ def make_trainer(run: RunConfig, folder: RunFolder, world: World = ALONE) -> Tra
             identity=identity(run),
             config=run.train.retention,
         ),
-        open_tracker(folder, "train", rank=world.rank),
+        tracker,
         Meter(Workload(run.train.global_batch_samples), memory=lambda: 0),
         open_pulse(world.rank),
+        open_showing(run, folder, task, data, world, tracker),
     )
 
 

@@ -11,19 +11,20 @@ from configs.schema import RunConfig, identity
 from configs.stages import FINISHED, train_key
 from configs.world import on_world
 from data.dataset import open_dataset
-from data.progress import say
+from data.progress import hint, say
 from data.vocabulary import stored_tokenizer
 from trainer.checkpoint import Checkpointer, TrainState, settle_result
 from trainer.deepspeed_config import open_offload_folder
 from trainer.distributed import World, seed_all
 from trainer.engines import build_engines
-from trainer.hardware import peak_memory_bytes, process_age_s
+from trainer.hardware import machine, peak_memory_bytes, process_age_s
 from trainer.heartbeat import Pulse, open_pulse
 from trainer.loop import Trainer, fit
 from trainer.meter import Meter
 from trainer.micro_batch import choose_micro_batch
 from trainer.pretrained import load_pretrained
 from trainer.requests import StopRequest
+from trainer.showing import open_showing
 from trainer.tasks import build_task
 from trainer.tracker import open_tracker
 from trainer.workload import workload_of
@@ -38,6 +39,7 @@ def train(run: RunConfig, folder: RunFolder) -> None:
     pulse = open_pulse(world.rank)
     pulse.beat("start", 0)
     if world.rank == 0:
+        hint("train", "start: data, networks, the last checkpoint")
         with locked(folder.train):
             stop.watch(folder)
             _train(run, folder, world, stop, pulse)
@@ -72,15 +74,17 @@ def _train(run: RunConfig, folder: RunFolder, world: World, stop: StopRequest, p
         state = checkpointer.load(latest, engines)
     tracker = open_tracker(folder, "train", rank=world.rank)
     facts = {"world": world.size, "device": str(world.device), "since_launch_s": process_age_s()}
-    tracker.start(run, step=state.step, **facts)
+    tracker.start(run, step=state.step, **facts, machine=machine(world.device) if world.rank == 0 else None)
     if origin is not None:
         tracker.event("pretrained", **asdict(origin))
     if world.rank == 0:
         size = sum(engine.size for engine in engines.values())
         begin = f"continuing after step {state.step}" if state.step else "from the start"
         say("train", f"{size:,} parameters on {world.size} x {world.device.type}, {run.train.steps} steps, {begin}")
-    meter = Meter(workload_of(run, task, manifest, world, folder), memory=lambda: peak_memory_bytes(world.device))
-    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse)
+    workload = workload_of(run, task, manifest, world, folder)
+    meter = Meter(workload, memory=lambda: peak_memory_bytes(world.device), age_s=process_age_s() or 0.0)
+    showing = open_showing(run, folder, task, data, world, tracker)
+    trainer = Trainer(run, task, engines, frozen, data, world, checkpointer, tracker, meter, pulse, showing)
     try:
         state = fit(trainer, state, stop)
         if world.rank == 0:

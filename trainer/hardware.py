@@ -1,12 +1,17 @@
-"""What accelerators can do at most, by the name that torch.cuda.get_device_name() gives them."""
+"""On what a rank runs, and what accelerators can do at most, by the name that torch.cuda gives them."""
 
+import contextlib
 import os
+import platform
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+
+from configs.code import own_code
 
 TERA = 1e12
 SIXTEEN_BITS: tuple[tuple[str, float], ...] = (
@@ -29,6 +34,8 @@ SIXTEEN_BITS: tuple[tuple[str, float], ...] = (
     ("V100 SXM2", 125.0),  # the same
     ("T4", 65.0),  # NVIDIA T4 Tensor Core GPU datasheet
 )
+PACKAGES = ("torch", "deepspeed", "wandb")
+"""Whose versions are told at a start; the record of the code has all"""
 WITHOUT_BF16 = ("V100", "T4")
 """Tensor cores of before Ampere multiply fp16 alone"""
 
@@ -56,6 +63,42 @@ def peak_memory_bytes(device: torch.device) -> int:
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         kilobytes = next(line.split()[1] for line in file if line.startswith("VmHWM:"))
     return 1024 * int(kilobytes)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """On what this rank runs, as of any machine of its kind: no name of a host, a person or a folder."""
+    release = own_code()[1]["release"]
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "devices": torch.cuda.device_count() if on_gpu else 0,
+        "device_memory_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else 0,
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version_of(name) for name in PACKAGES},
+        "cuda": torch.version.cuda if on_gpu else None,
+        "release": release,
+        "code": own_code()[0],
+    }
+
+
+def cpu_model() -> str | None:
+    """What the processor calls itself; None where the system does not tell."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        names = (line.partition(":")[2].strip() for line in file if line.startswith(("model name", "Model")))
+        return next(names, None) or platform.machine() or None
+    return platform.processor() or None
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not there."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
 
 
 def process_age_s() -> float | None:

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from data.progress import Progress
+
 PULSES = "TRAINWORKS_PULSES"
 """Names the folder of the heartbeats; set by the node agent, absent elsewhere"""
 PHASES = ("start", "data", "exchange", "compute", "save", "validate", "end")
+TOLD = ("save", "validate")
+"""Those within which a person is told how far it is; steps tell it themselves"""
 _LAYOUT = struct.Struct("@QQqQ")  # beats, signs, step, phase: aligned words, so that a reader sees each whole
 
 
@@ -61,6 +65,23 @@ class NullPulse:
 
     def beat(self, phase: str, step: int) -> None: ...
     def alive(self) -> None: ...
+
+
+class ToldPulse:
+    """A heartbeat that a person reads too: the last figures again in a phase that takes longer than between two."""
+
+    def __init__(self, pulse: Pulse, progress: Progress) -> None:
+        self._pulse, self._progress = pulse, progress
+        self._phase, self._step = PHASES[0], progress.first
+
+    def beat(self, phase: str, step: int) -> None:
+        self._pulse.beat(phase, step)
+        self._phase, self._step = phase, step
+
+    def alive(self) -> None:
+        self._pulse.alive()
+        if self._phase in TOLD and self._progress.due():
+            self._progress.again(self._step, self._phase)
 
 
 def open_pulse(rank: int, environ: Mapping[str, str] = os.environ) -> Pulse:

@@ -26,11 +26,12 @@ from trainer.engines import Engine, freeze_all_but
 from trainer.evaluation.score import score_split
 from trainer.feed import Drawn, Feed
 from trainer.guard import Guard, require_finite
-from trainer.heartbeat import Pulse
+from trainer.heartbeat import Pulse, ToldPulse
 from trainer.meter import Meter
 from trainer.optim import learning_rate
 from trainer.recorder import Recorder, RunawayError, is_number
 from trainer.requests import CHECKPOINT, STOP, StopRequest
+from trainer.showing import Showing
 from trainer.stopping import Watch
 from trainer.task import Batch, Scalars, Task
 from trainer.timetable import Timetable
@@ -54,6 +55,7 @@ class Trainer:
     tracker: Tracker
     meter: Meter
     pulse: Pulse
+    showing: Showing
 
 
 def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> TrainState:
@@ -78,6 +80,8 @@ def fit(trainer: Trainer, state: TrainState, stop: StopRequest) -> TrainState:
 
 def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest) -> TrainState:
     run, world = trainer.run, trainer.world
+    progress = Progress("train", run.train.steps, "steps", start=state.step, visible=world.rank == 0)
+    trainer = replace(trainer, pulse=ToldPulse(trainer.pulse, progress))
     timetable, watch = Timetable(run.train), Watch.restore(run.train, state.stopping)
     feed = Feed(
         _batches(trainer, state.position),
@@ -87,7 +91,6 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
         accumulation=run.accumulation,
     )
     recorder = Recorder(world, trainer.tracker, guard, trainer.meter)
-    progress = Progress("train", run.train.steps, "steps", start=state.step, visible=world.rank == 0)
     begun, saved, applied = state.step, state.step if state.step else -1, False
     if state.step < run.train.steps:
         feed.ahead(state.step, stop=stop.wanted, failed=False, overdue=False)
@@ -138,7 +141,9 @@ def _train(trainer: Trainer, guard: Guard, state: TrainState, stop: StopRequest)
             saved, applied = state.step, False
         if progress.due() and recorder.last:
             loss = next(value for name, value in recorder.last.items() if name.endswith("loss"))
-            progress.show(state.step, rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}")
+            figures = rate(recorder.samples_per_s, "samples"), f"loss {loss:.3f}"
+            meter = trainer.meter
+            progress.show(state.step, *figures, phase=meter.phase(), goodput=meter.goodput())
     finish_saving(trainer, recorder, state)
     if watch.spent and state.step < run.train.steps:
         trainer.tracker.event("early_stop", step=state.step, best_step=watch.best_step, reason=watch.reason)
@@ -236,12 +241,15 @@ def validate(trainer: Trainer, step: int) -> dict[str, float]:
             limit=run.train.validation_samples,
             pulse=trainer.pulse,
         )
-    metrics = {of_validation(name): value for name, value in trainer.task.metrics(sums).items()}
-    require_finite(step, metrics)
-    trainer.tracker.log(step, metrics, event="validation")
-    figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    if trainer.world.rank == 0:
-        say("train", f"step {step}  {figures}  ({clock(time.perf_counter() - begun)})")
+        metrics = {of_validation(name): value for name, value in trainer.task.metrics(sums).items()}
+        require_finite(step, metrics)
+        trainer.tracker.log(step, metrics, event="validation")
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if trainer.world.rank == 0:
+            say("train", f"step {step}  {figures}  ({clock(time.perf_counter() - begun)})")
+        trainer.showing.samples(step, nets, trainer.pulse.alive)
+    with trainer.meter.during("validate"):
+        trainer.showing.weights(step, {name: engine.module for name, engine in trainer.engines.items()})
     return metrics
 
 

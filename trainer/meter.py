@@ -32,19 +32,24 @@ class _Lap:
 class Meter:
     """Counts from when it is made. The host's clock serves: a flush waits for the devices, so its time is theirs too.
 
-    `memory` gives this rank's peak in bytes.
+    `memory` gives this rank's peak in bytes; `age_s` says for how long the process had lived by then.
     """
 
     def __init__(
-        self, workload: Workload, *, memory: Callable[[], int], clock: Callable[[], float] = time.perf_counter
+        self,
+        workload: Workload,
+        *,
+        memory: Callable[[], int],
+        age_s: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._workload, self._memory, self._clock = workload, memory, clock
-        self._window, self._span = _Lap(clock()), _Lap(clock())
+        self._workload, self._memory, self._clock, self._age_s = workload, memory, clock, age_s
+        self._window, self._span, self._shown, self._whole = (_Lap(clock()) for _ in range(4))
 
     def spend(self, kind: Kind, seconds: float) -> None:
         """Count seconds since the last flush as spent on this."""
-        self._window.seconds[kind] += seconds
-        self._span.seconds[kind] += seconds
+        for lap in (self._window, self._span, self._shown, self._whole):
+            lap.seconds[kind] += seconds
 
     @contextlib.contextmanager
     def during(self, kind: Kind) -> Iterator[None]:
@@ -68,7 +73,23 @@ class Meter:
             figures["train/mfu"] = samples_per_s * work.flops_per_sample / work.peak_flops
         figures["train/data_wait_share"] = min(1.0, seconds["data"] / max(spent, 1e-9))
         figures["train/memory_bytes"] = self._memory()
+        figures["train/goodput"] = self.goodput()
         return figures
+
+    def goodput(self) -> float:
+        """The share of the clock that was compute, since this process was launched."""
+        compute_s = self._seconds(self._whole)["compute"]
+        return compute_s / max(self._age_s + self._clock() - self._whole.begun, 1e-9)
+
+    def phase(self) -> str:
+        """What most of the time since the last call was spent on."""
+        lap, self._shown = self._shown, _Lap(self._clock())
+        seconds = self._seconds(lap)
+        return max(seconds, key=lambda kind: seconds[kind])
+
+    def _seconds(self, lap: _Lap) -> dict[str, float]:
+        others = sum(lap.seconds.values())
+        return {"compute": max(0.0, self._clock() - lap.begun - others), **lap.seconds}
 
     def spans(self) -> dict[str, float]:
         """Seconds since the last call by what they were spent on; together they are all the time that passed."""

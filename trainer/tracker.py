@@ -24,7 +24,7 @@ class Tracker:
         """Mark a start or restart."""
         self._log.write("start", run=run.name, config=train_key(run), **fields)
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Anything that is not a metric of a step: a checkpoint, a stop."""
         self._log.write(name, **fields)
 
@@ -51,7 +51,7 @@ class NullTracker(Tracker):
 
     def __init__(self) -> None: ...
     def start(self, run: RunConfig, **fields: Any) -> None: ...
-    def event(self, name: str, **fields: Any) -> None: ...
+    def event(self, name: str, /, **fields: Any) -> None: ...
     def log(self, step: int, metrics: Metrics, *, event: str = "step") -> None: ...
     def together(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -10,10 +10,10 @@ from configs.lines import FAILURE, Line, parse, read_failure
 from k8s.api import PODS
 from k8s.podlogs import PodLogs
 from k8s.stopping import StoppedError, stoppable
-from pipelines.cli import Screen
 from pipelines.cluster.kfp import is_over, state_of
 from pipelines.cluster.place import Place, told
 from pipelines.on_cluster import STEP_PODS
+from pipelines.screen import Screen
 
 LOOK_S = 2.0
 DRAIN_S = 20.0
@@ -29,16 +29,13 @@ def follow(place: Place, identity: str, *, words: str) -> int:
 
     A signal lets go of it: the run goes on without a follower.
     """
-    screen = Screen()
     try:
-        with stoppable():
+        with Screen() as screen, stoppable():
             code, reason = _Follower(place, identity, screen.show).wait()
     except StoppedError as stop:
-        screen.close()
         ending = f"trainworks cancel {words} --run {identity}"
         told(f"no longer followed; pipeline run {identity} goes on: see `trainworks status {words}`, end it: {ending}")
         return 128 + (stop.number if stop.number != signal.SIGHUP else signal.SIGTERM)
-    screen.close()
     if code:
         told(f"trainworks: {reason}")
     return code

@@ -45,7 +45,7 @@ from pipelines.dashboards.panels import (
 from pipelines.folds.collect import OURS, name_of
 from pipelines.gate.readings import MACHINE
 from pipelines.gate.verdicts import Word
-from pipelines.scores import preferred
+from pipelines.readout import preferred
 
 HEADLINES = 4
 """Numbers of an evaluation at the top of a family's workspace"""

@@ -170,7 +170,7 @@ def _read_stage(name: str, folder: RunFolder) -> StageRemains:
     done = product.is_file() if product else events is not None and events.status == "completed"
     told = [incident.time for incident in incidents] + [events.seen if events else None]
     seen = max([time for time in told if time is not None], default=_changed(start.path))
-    return StageRemains(name, start, incidents, events, done, _holder(home), seen)
+    return StageRemains(name, start, incidents, events, done, holder(home), seen)
 
 
 def read_incidents(root: Path) -> list[Incident]:
@@ -241,7 +241,7 @@ def _fault(path: Path) -> str | None:
     return f"{absent[0]} is missing" if absent else None
 
 
-def _holder(home: Path) -> str | None:
+def holder(home: Path) -> str | None:
     """The process that holds a folder's lock, empty where it is free; None where there is none that can be asked."""
     with contextlib.suppress(OSError), (home / ".lock").open("rb") as file:
         try:

@@ -1,5 +1,6 @@
 """A new family is a config class in the union, a task, a network, a line in the registry and a YAML."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,7 @@ train:
   fine_tune: {{body_rate: 0.5}}
   ema: {{decay: 0.5}}
   validate_every_steps: 15
+  samples: {{number: 1}}
   checkpoint: {{every_steps: 15}}
 world: {{processes: 1, micro_batch_samples: 4, device: cpu}}
 wandb: {{mode: disabled}}
@@ -56,7 +58,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The union and the registry with the toy in them."""
     module = toy_family.__name__
     monkeypatch.setattr(configs.load, "RunConfig", WithToy)
-    monkeypatch.setitem(FAMILIES, "brightness", Family(f"{module}:Brightness", f"{module}:evaluate"))
+    monkeypatch.setitem(FAMILIES, "brightness", Family(f"{module}:Brightness", f"{module}:evaluate", f"{module}:show"))
 
 
 @pytest.mark.usefixtures("toy")
@@ -78,6 +80,8 @@ def test_a_toy_family_is_prepared_trained_and_evaluated(tmp_path: Path, monkeypa
     assert {each.name for each in declared if not each.asked} <= of_step
     losses = [event["train/loss"] for event in steps_of(folder).values()]
     assert losses[-1] < 0.5 * losses[0]
+    shown = [json.loads(folder.training_samples(step).read_text()) for step in (15, 30)]
+    assert [sorted(record) for (record,) in shown] == [["grey", "taken for"]] * 2
 
     nets = load_networks(trainer.task.networks(), folder, run, ALONE)
     manifest = read_manifest(folder.manifest)

@@ -1,6 +1,7 @@
 """What every family with every network must do; a new one is picked up with no edit here."""
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from torch import Tensor, nn
 
 from configs.load import load
 from configs.quantities import metrics_of
+from configs.schema import SamplesConfig
+from data.vocabulary import stored_tokenizer
 from tests.contract.cases import Case, Kitchen, Recipe, recipes
-from tests.tiny import CONFIGS, Memory, checkpoints
+from tests.tiny import ALONE, CONFIGS, Memory, checkpoints
 from trainer.checkpoint import TrainState, load_weights, weights
 from trainer.distributed import add, seed_all
 from trainer.engines import arrange
+from trainer.evaluation.view import View
 from trainer.parts import part_of, parts_of
-from trainer.tasks import FAMILIES, evaluation_of
+from trainer.showing import untouched
+from trainer.tasks import FAMILIES, evaluation_of, showing_of
 
 OVERFIT_STEPS, OVERFIT_SAMPLES = 200, 32
 OVERFIT_SHARE = 0.25
@@ -54,6 +59,40 @@ def test_it_builds_networks_for_each_turn_with_the_same_weights_for_the_same_see
 
 def test_its_evaluation_can_be_imported(case: Case) -> None:
     assert callable(evaluation_of(case.run))
+
+
+def test_its_samples_in_training_are_the_same_again_few_and_cost_the_training_nothing(case: Case) -> None:
+    """As records that the report can show; a family that has none is not complete."""
+    make = showing_of(case.run)
+    assert make is not None, "name what shows samples in the registry"
+    settings, calls = SamplesConfig(number=3, max_tokens=4, drawing_steps=2), list[int]()
+    nets, tokenizer = case.networks(), stored_tokenizer(case.folder.tokenizer)
+    before = {name: {key: tensor.clone() for key, tensor in weights(net).items()} for name, net in nets.items()}
+    modes = [module.training for net in nets.values() for module in net.modules()]
+
+    def made() -> list[dict[str, Any]]:
+        state = torch.get_rng_state()
+        reader = case.readers["validation"]
+        with untouched(nets, ALONE.device, compiled=False):
+            view = View(
+                case.run, case.manifest, case.task, nets, reader, tokenizer, ALONE, settings, lambda: calls.append(1)
+            )
+            records = make(view)
+        assert torch.equal(torch.get_rng_state(), state)
+        return records
+
+    first = made()
+    torch.manual_seed(99)
+    assert made() == first
+    assert 0 < len(first) <= settings.number
+    assert all(record and all(isinstance(value, str | int) for value in record.values()) for record in first)
+    assert json.loads(json.dumps(first, allow_nan=False)) == first
+    assert [module.training for net in nets.values() for module in net.modules()] == modes
+    for name, net in nets.items():
+        assert all(torch.equal(tensor, before[name][key]) for key, tensor in weights(net).items())
+    assert not any(parameter.is_inference() for net in nets.values() for parameter in net.parameters())
+    total, _ = case.task.loss(case.task.turns[0], nets, case.task.collate(case.samples("train", 2)))
+    total.backward()  # what was kept from drawing must not be in the way
 
 
 def test_its_networks_name_their_parts_from_the_input_to_the_head(case: Case) -> None:

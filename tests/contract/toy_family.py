@@ -17,6 +17,7 @@ from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.contract import Result
 from trainer.evaluation.score import score_split
+from trainer.evaluation.view import Records, View
 from trainer.task import Batch, Networks, Sample, Scalars, Sums, Task
 
 
@@ -109,3 +110,8 @@ def evaluate(
     error, images = task.metrics(sums)["error"], int(sums["images"])
     metric = Metric("test/error", error, None, images, "squared share", "lower", protocol_id(protocol))
     return Result((metric,), {protocol_id(protocol): protocol})
+
+
+def show(view: View) -> Records:
+    pixels = torch.full((1, view.nets["model"].get_parameter("scale").numel()), 0.5)
+    return [{"grey": "0.5", "taken for": f"{view.nets['model'](pixels).item():.3f}"}][: view.settings.number]

@@ -1,6 +1,5 @@
 """The command line: quick help, every mistake at once, exit codes, and options in any place."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,9 +11,8 @@ import pytest
 import pipelines.cli
 from configs.errors import OutageError
 from configs.folder import RunFolder
-from configs.lines import LASTING, TRANSIENT, Line
 from configs.load import load
-from pipelines.cli import COMMANDS, HANDLERS, OWN_COMMANDS, Screen, main
+from pipelines.cli import COMMANDS, HANDLERS, OWN_COMMANDS, main
 from tests.corpus import COMPLETE
 
 
@@ -196,29 +194,6 @@ def test_a_stage_that_fails_shows_its_reason_and_its_code(tmp_path: Path):
     assert "trainworks prepare: " in done.stderr
     assert "no document with text in it" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-
-
-def test_plain_output_has_one_line_each(capsys: pytest.CaptureFixture[str]):
-    screen = Screen()
-    screen.show(Line("train", TRANSIENT, "1/2 steps"))
-    screen.show(Line("train", LASTING, "done"))
-    screen.close()
-    assert capsys.readouterr().out == "train    1/2 steps\ntrain    done\n"
-
-
-def test_a_terminal_draws_progress_in_place(capsys: pytest.CaptureFixture[str]):
-    screen = Screen()
-    screen.terminal = True
-    screen.show(Line("train", TRANSIENT, "1/2 steps"))
-    screen.show(Line("train", LASTING, "done"))
-    screen.close()
-    assert capsys.readouterr().out == "train    1/2 steps\r\x1b[Ktrain    done\n"
-
-
-def test_progress_comes_more_often_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TRAINWORKS_PROGRESS_S", "7")
-    Screen()
-    assert os.environ["TRAINWORKS_PROGRESS_S"] == "7"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../escape", "/tmp/elsewhere"])

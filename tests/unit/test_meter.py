@@ -2,6 +2,8 @@
 
 import json
 import math
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,15 @@ from data.manifest import Manifest
 from tests.tiny import ALONE, shrink
 from trainer import workload
 from trainer.distributed import World
-from trainer.hardware import SIXTEEN_BITS, peak_flops, peak_memory_bytes, peak_of
+from trainer.hardware import (
+    SIXTEEN_BITS,
+    cpu_model,
+    machine,
+    peak_flops,
+    peak_memory_bytes,
+    peak_of,
+    version_of,
+)
 from trainer.meter import Meter, Workload
 from trainer.profile.sketch import look
 from trainer.task import Task
@@ -61,7 +71,23 @@ def test_rates_are_over_all_the_time_but_that_of_saving_and_validating():
         "train/mfu": 5 * 8 * 1000 / 4.0 / 10_000,
         "train/data_wait_share": 1.0 / 4.0,
         "train/memory_bytes": 77,
+        "train/goodput": 3.0 / 9.0,  # data are not compute
     }
+
+
+def test_goodput_is_of_all_the_clock_since_the_launch_and_the_phase_of_the_time_since_it_was_asked():
+    clock = Clock()
+    meter = Meter(Workload(8), memory=lambda: 0, age_s=5.0, clock=clock)
+    assert meter.goodput() == 0.0
+    clock.now += 2.0
+    assert (meter.goodput(), meter.phase()) == (2.0 / 7.0, "compute")
+    meter.spans()
+    meter.figures(steps=1)
+    with meter.during("save"):
+        clock.now += 2.0
+    clock.now += 1.0
+    assert meter.goodput() == 3.0 / 10.0
+    assert [meter.phase(), meter.phase()] == ["save", "compute"]
 
 
 def test_each_window_begins_where_the_last_one_ended():
@@ -78,7 +104,7 @@ def test_what_is_not_known_is_not_told():
         meter = made(clock, **known)
         clock.now += 1.0
         assert meter.figures(steps=1).keys() == {
-            "train/samples_per_s", "train/data_wait_share", "train/memory_bytes"
+            "train/samples_per_s", "train/data_wait_share", "train/memory_bytes", "train/goodput"
         }  # fmt: skip
 
 
@@ -153,6 +179,22 @@ def test_no_model_hides_a_later_one():
     """A name is taken for the first model whose words it has, so one with fewer words must not come before."""
     models = [set(model.upper().split()) for model, _ in SIXTEEN_BITS]
     assert not [(a, b) for at, a in enumerate(models) for b in models[at + 1 :] if b > a]
+
+
+def test_a_machine_is_told_without_the_names_of_its_host_people_and_folders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret-of-forty-letters")
+    told = machine(torch.device("cpu"))
+    assert told == json.loads(json.dumps(told))
+    assert told["torch"] == torch.__version__
+    assert told["deepspeed"]
+    assert told["cores"] >= told["usable_cores"] >= 1
+    assert told["memory_bytes"] > 1 << 28
+    assert len(told["code"]) == 64
+    text = json.dumps(told)
+    private = [socket.gethostname(), str(Path.home()), str(Path.cwd()), "a-secret-of-forty-letters", sys.prefix]
+    assert [each for each in private if len(each) > 1 and each in text] == []
+    assert cpu_model()
+    assert version_of("no-such-package-here") is None
 
 
 def test_memory_of_a_cpu_rank_is_its_resident_set():

@@ -6,6 +6,7 @@ import pytest
 
 from configs.lines import Line, parse
 from data.progress import Progress, clock, rate, say
+from trainer.heartbeat import NullPulse, ToldPulse
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,27 @@ def test_a_line_has_the_share_done_the_figures_and_the_time_left(
     progress.show(120, rate(progress.per_s(20), "steps"), "loss 3.210")
     assert capsys.readouterr().out == "train ~ 120/1000 steps  12%  1.7 steps/s  loss 3.210  8:48 left\n"
     assert not progress.due()
+
+
+def test_phase_and_goodput_are_told_where_they_are_known_and_again_in_another_phase(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress("train", 1000, "steps")
+    pulse = ToldPulse(NullPulse(), progress)
+    pulse.beat("compute", 50)
+    now = 150.0
+    pulse.alive()  # steps tell of themselves
+    progress.show(50, "loss 3.210", phase="compute", goodput=0.834)
+    pulse.beat("validate", 51)
+    pulse.alive()
+    now = 161.0
+    pulse.alive()
+    assert capsys.readouterr().out.splitlines() == [
+        "train ~ 50/1000 steps  5%  compute  loss 3.210  15:50 left  goodput 83%",
+        "train ~ 51/1000 steps  5%  validate  loss 3.210  18:55 left  goodput 83%",
+    ]
 
 
 def test_nothing_done_yet_has_no_time_left(capsys: pytest.CaptureFixture[str]):

@@ -10,8 +10,9 @@ import pytest
 from configs.folder import RunFolder, digest
 from configs.load import load
 from configs.stages import step_folder
+from pipelines.readout import Scores
 from pipelines.report import write_report
-from pipelines.scores import Scores, verdict
+from pipelines.scores import verdict
 from pipelines.summary import headline
 from tests.reported import (
     CONFIG,

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from pipelines.scores import Scores, show, verdict
+from pipelines.readout import Scores, show
+from pipelines.scores import verdict
 from tests.reported import (
     metric,
 )

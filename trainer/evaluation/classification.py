@@ -17,7 +17,8 @@ from trainer.distributed import World
 from trainer.evaluation.class_metrics import class_protocol
 from trainer.evaluation.classifier import score_classifier
 from trainer.evaluation.contract import Result
-from trainer.evaluation.predictions import Predictions, mistake, worst_mistakes
+from trainer.evaluation.predictions import Predictions, mistake, predict_some, worst_mistakes
+from trainer.evaluation.view import Records, View
 from trainer.task import Task
 from trainer.tasks.image_classification import ImageClassification
 
@@ -63,10 +64,19 @@ def show_mistakes(
     predictions: Predictions, manifest: Manifest, reader: ShardReader, *, number: int
 ) -> list[dict[str, Any]]:
     """The wrongly classified images whose label the model found least likely, the worst first."""
-    shown = []
-    for place in worst_mistakes(predictions, number):
-        index = int(predictions.ids[place])
-        picture = base64.b64encode(png(decode(reader[index])["image"])).decode()
-        facts = mistake(predictions, place, manifest.classes)
-        shown.append({"picture": f"data:image/png;base64,{picture}"} | facts | {"image": index})
-    return shown
+    return [_draw(predictions, place, manifest, reader) for place in worst_mistakes(predictions, number)]
+
+
+def show(view: View) -> Records:
+    """Validation images with their classes and what they are taken for."""
+    assert isinstance(view.task, ImageClassification)
+    task, model = view.task, view.nets["model"]
+    found = predict_some(view, lambda batch: model(task.inputs(batch)).float())
+    return [_draw(found, place, view.manifest, view.reader) for place in range(len(found.ids))]
+
+
+def _draw(predictions: Predictions, place: int, manifest: Manifest, reader: ShardReader) -> dict[str, Any]:
+    index = int(predictions.ids[place])
+    picture = base64.b64encode(png(decode(reader[index])["image"])).decode()
+    facts = mistake(predictions, place, manifest.classes)
+    return {"picture": f"data:image/png;base64,{picture}"} | facts | {"image": index}

@@ -15,9 +15,17 @@ from data.shards import ShardReader
 from trainer.distributed import World
 from trainer.evaluation.contract import Result
 from trainer.evaluation.denoising import describe_loss, draw_errors, find_errors, loss_metrics, loss_units
-from trainer.evaluation.generative.drawing import draw_share, gather_first, show_between, show_classes, wishes_in_turn
+from trainer.evaluation.generative.drawing import (
+    draw_few,
+    draw_share,
+    gather_first,
+    show_between,
+    show_classes,
+    wishes_in_turn,
+)
 from trainer.evaluation.generative.drawn import open_net, score_drawn
 from trainer.evaluation.generative.judge import find_judge, judge_drawn
+from trainer.evaluation.view import Records, View
 from trainer.task import Task
 from trainer.tasks.diffusion import Diffusion
 
@@ -51,6 +59,23 @@ def evaluate(
         samples += show_classes(shown, manifest.classes if task.classes else (), judged.recognised)
         samples.append(show_between(task, network, seed=config.seed, device=world.device))
     return joined(judged.result, compared, lost, samples=tuple(samples))
+
+
+def show(view: View) -> Records:
+    """Images as the evaluation draws its first ones, with fewer steps: from the same noise each time."""
+    assert isinstance(view.task, Diffusion)
+    task, config = view.task, view.task.config
+    steps = min(config.drawing.steps, view.settings.drawing_steps)
+    images = draw_few(
+        task,
+        view.nets["model"],
+        wishes_in_turn(view.settings.number, task.classes),
+        drawing=config.drawing.model_copy(update={"steps": steps}),
+        seed=config.evaluation.seed,
+        device=view.world.device,
+        called=view.alive,
+    )
+    return show_classes(images, view.manifest.classes if task.classes else (), {})
 
 
 def score_loss(

@@ -1,6 +1,6 @@
 """Text from a language model, one token after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,16 @@ def generate(
     context_tokens: int,
     end: int,
     generator: torch.Generator,
+    called: Callable[[], None] = lambda: None,
 ) -> list[int]:
-    """Ids that follow the prompt, until `end` or config.max_tokens; the model sees the last context_tokens ids."""
+    """Ids that follow the prompt, until `end` or config.max_tokens; the model sees the last context_tokens ids.
+
+    `called` hears of each call of the model.
+    """
     model.eval()
     ids = list(prompt)
     for _ in range(config.max_tokens):
+        called()
         window = torch.tensor([ids[-context_tokens:]], device=generator.device)
         logits = model(window)[0, -1].float()  # [V]
         choice = choose(logits, config, generator)

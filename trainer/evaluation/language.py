@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from configs.folder import RunFolder
-from configs.language import CausalLMConfig, LanguageEvaluation
+from configs.language import CausalLMConfig, LanguageEvaluation, SamplingConfig
 from configs.metrics import Metric, protocol_id
 from configs.schema import RunConfig
 from data.manifest import Manifest, Split, split_digest
@@ -26,6 +26,7 @@ from trainer.evaluation.documents import document_figures, document_units
 from trainer.evaluation.generate import generate
 from trainer.evaluation.likelihood import lacking
 from trainer.evaluation.ngram import require_countable
+from trainer.evaluation.view import Records, View
 from trainer.evaluation.windows import score_windows, windows_of
 from trainer.task import Task
 from trainer.tasks.causal_lm import CausalLM
@@ -162,17 +163,49 @@ def write_samples(
     if sampling is None:
         return []
     tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+    return continuations(sampling.prompts, sampling, manifest, model, tokenizer, seed=run.seed, device=world.device)
+
+
+def show(view: View) -> Records:
+    """The first of the texts that the evaluation would write; from a document's beginning where it writes none."""
+    asked, number = settings(view.run).sampling or SamplingConfig(prompts=("",)), view.settings.number
+    sampling = asked.model_copy(update={"max_tokens": min(asked.max_tokens, view.settings.max_tokens)})
+    assert view.tokenizer is not None
+    return continuations(
+        [asked.prompts[place % len(asked.prompts)] for place in range(number)],
+        sampling,
+        view.manifest,
+        view.nets["model"],
+        view.tokenizer,
+        seed=view.run.seed,
+        device=view.world.device,
+        called=view.alive,
+    )
+
+
+def continuations(
+    prompts: Sequence[str],
+    sampling: SamplingConfig,
+    manifest: Manifest,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    device: torch.device,
+    called: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """What the model makes of each prompt; each has random numbers of its own."""
     end = manifest.text.end_of_document_id
     samples = []
-    for number, prompt in enumerate(sampling.prompts):
-        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    for number, prompt in enumerate(prompts):
         written = generate(
             model,
-            [end, *ids],
+            [end, *tokenizer.encode(prompt, add_special_tokens=False).ids],
             sampling,
             context_tokens=manifest.block_tokens,
             end=end,
-            generator=torch.Generator(world.device).manual_seed(run.seed + number),
+            generator=torch.Generator(device).manual_seed(seed + number),
+            called=called,
         )
         samples.append({"prompt": prompt, "text": tokenizer.decode(written)})
     return samples

@@ -24,6 +24,7 @@ from trainer.evaluation.intervals import RESAMPLES, SEED
 from trainer.evaluation.likelihood import lacking
 from trainer.evaluation.passages import passage_figures, score_passages, stderr_of_calibration
 from trainer.evaluation.pseudo import pseudo_metrics
+from trainer.evaluation.view import Records, View
 from trainer.models.attention import PADDING
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Sums, Task
@@ -148,6 +149,16 @@ def score_unigram(reader: ShardReader, task: MaskedLM, shares: Tensor, world: Wo
         found = (targets == commonest).sum(1).double()
         sums = add(sums, masked_sums(per_token.sum(1), found, hidden.sum(1).double()))
     return world.sum_all(sums)
+
+
+def show(view: View) -> Records:
+    """Validation samples with hidden tokens, and what the model puts in their place."""
+    assert isinstance(view.task, MaskedLM)
+    assert view.tokenizer is not None
+    number, model = min(view.settings.number, len(view.reader)), view.nets["model"]
+    if not number:
+        return []
+    return show_examples(view.reader, view.task, model, view.tokenizer, view.world, examples=number)
 
 
 @torch.inference_mode()

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.loader import sequential
 from trainer.distributed import World
+from trainer.evaluation.view import View
 from trainer.task import Batch
 
 Ids = NDArray[np.int64]
@@ -67,6 +69,15 @@ def predict(
         return None
     order = np.argsort(every[:, 0])
     return from_facts(every[order], shares[order] if kept else None)
+
+
+def predict_some(view: View, logits: Callable[[Batch], Tensor]) -> Predictions:
+    """The same of a few samples, evenly spaced in the split, in the middle of a training."""
+    number = min(view.settings.number, len(view.reader))
+    batches = sequential(view.reader, view.task.collate, size=max(1, number), limit=number or None, part=0, parts=1)
+    found = predict(logits, batches, view.world, samples=number, classes=len(view.manifest.classes))
+    assert found is not None, "this rank is the first of one"
+    return found
 
 
 def from_facts(facts: Numbers, scores: NDArray[np.float32] | None) -> Predictions:

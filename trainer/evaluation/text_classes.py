@@ -17,7 +17,8 @@ from trainer.distributed import World
 from trainer.evaluation.class_metrics import class_protocol
 from trainer.evaluation.classifier import score_classifier
 from trainer.evaluation.contract import Result
-from trainer.evaluation.predictions import Predictions, mistake, worst_mistakes
+from trainer.evaluation.predictions import Predictions, mistake, predict_some, worst_mistakes
+from trainer.evaluation.view import Records, View
 from trainer.task import Task
 from trainer.tasks.sequence_classification import SequenceClassification
 
@@ -66,12 +67,25 @@ def show_mistakes(
     predictions: Predictions, manifest: Manifest, reader: ShardReader, folder: RunFolder, *, number: int
 ) -> list[dict[str, str]]:
     """The wrongly classified texts whose label the model found least likely, the worst first."""
-    tokenizer, shown = Tokenizer.from_file(str(folder.tokenizer)), []
-    for place in worst_mistakes(predictions, number):
-        index = int(predictions.ids[place])
-        passage = _excerpt(decode(reader[index])["tokens"], tokenizer)
-        shown.append({"passage": passage} | mistake(predictions, place, manifest.classes) | {"sample": str(index)})
-    return shown
+    tokenizer = Tokenizer.from_file(str(folder.tokenizer))
+    return [_read(predictions, place, manifest, reader, tokenizer) for place in worst_mistakes(predictions, number)]
+
+
+def show(view: View) -> Records:
+    """Validation samples with their classes and what they are taken for."""
+    assert isinstance(view.task, SequenceClassification)
+    task, tokenizer, model = view.task, view.tokenizer, view.nets["model"]
+    assert tokenizer is not None
+    found = predict_some(view, lambda batch: task.logits(model, batch))
+    return [_read(found, place, view.manifest, view.reader, tokenizer) for place in range(len(found.ids))]
+
+
+def _read(
+    predictions: Predictions, place: int, manifest: Manifest, reader: ShardReader, tokenizer: Tokenizer
+) -> dict[str, str]:
+    index = int(predictions.ids[place])
+    passage = _excerpt(decode(reader[index])["tokens"], tokenizer)
+    return {"passage": passage} | mistake(predictions, place, manifest.classes) | {"sample": str(index)}
 
 
 def _excerpt(tokens: NDArray[Any], tokenizer: Tokenizer) -> str:

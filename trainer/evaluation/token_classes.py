@@ -1,7 +1,7 @@
 """Scores a token classifier: tags found, spans found, baselines that know the token alone, passages to look at."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from trainer.evaluation.contract import Result
 from trainer.evaluation.intervals import MOST_GROUPS, RESAMPLES, SEED
 from trainer.evaluation.tag_metrics import token_metrics, why_not
 from trainer.evaluation.tag_survey import draw_tags, survey_tags
+from trainer.evaluation.view import Records, View
 from trainer.models.cross_entropy import IGNORE
 from trainer.task import Batch, Task
 from trainer.tasks.token_classification import TokenClassification, kind_names, tag_logits
@@ -118,23 +119,40 @@ def show_mistakes(
     reader: ShardReader, task: TokenClassification, model: nn.Module, tokenizer: Tokenizer, world: World, *, number: int
 ) -> list[dict[str, str]]:
     """The passages with the most wrong tags among some that are evenly spaced in the split, the worst first."""
-    found: list[tuple[float, int, dict[str, str]]] = []
-    for batch in sequential(reader, task.collate, size=64, limit=LOOKED_AT, part=0, parts=1):
+    batches = sequential(reader, task.collate, size=64, limit=LOOKED_AT, part=0, parts=1)
+    read = _read(batches, task, model, tokenizer, world)
+    found = [(-wrong / math.sqrt(tokens), index, facts) for wrong, tokens, index, facts in read if wrong]
+    return [facts for *_, facts in sorted(found, key=lambda each: each[:2])[:number]]
+
+
+@torch.inference_mode()
+def show(view: View) -> Records:
+    """Validation passages with the tags that are found and the right ones."""
+    assert isinstance(view.task, TokenClassification)
+    assert view.tokenizer is not None
+    number = min(view.settings.number, len(view.reader))
+    batches = sequential(view.reader, view.task.collate, size=max(1, number), limit=number or None, part=0, parts=1)
+    return [facts for *_, facts in _read(batches, view.task, view.nets["model"], view.tokenizer, view.world)]
+
+
+def _read(
+    batches: Iterable[Batch], task: TokenClassification, model: nn.Module, tokenizer: Tokenizer, world: World
+) -> Iterator[tuple[int, int, int, dict[str, str]]]:
+    """Of each sample its wrong tokens, its tokens, its number and what to show of it."""
+    for batch in batches:
         predicted = tag_logits(model, batch.to(world.device)).argmax(2).cpu()
         tokens, tags = batch.tensors["tokens"], batch.tensors["tags"]
         for place, index in enumerate(batch.ids):
             asked = tags[place] != IGNORE
             wrong = int((predicted[place] != tags[place])[asked].sum())
-            if wrong:
-                ids = tokens[place][asked].tolist()
-                facts = {
-                    "tagged": spell(ids, predicted[place][asked].tolist(), task.tags, tokenizer),
-                    "right": spell(ids, tags[place][asked].tolist(), task.tags, tokenizer),
-                    "wrong tokens": f"{wrong} of {len(ids)}",
-                    "sample": str(index),
-                }
-                found.append((-wrong / math.sqrt(len(ids)), index, facts))
-    return [facts for *_, facts in sorted(found, key=lambda each: each[:2])[:number]]
+            ids = tokens[place][asked].tolist()
+            facts = {
+                "tagged": spell(ids, predicted[place][asked].tolist(), task.tags, tokenizer),
+                "right": spell(ids, tags[place][asked].tolist(), task.tags, tokenizer),
+                "wrong tokens": f"{wrong} of {len(ids)}",
+                "sample": str(index),
+            }
+            yield wrong, len(ids), index, facts
 
 
 def spell(ids: Sequence[int], tags: Sequence[int], names: Sequence[str], tokenizer: Tokenizer) -> str:

@@ -15,6 +15,8 @@ class Family:
 
     task: str
     evaluation: str
+    showing: str | None = None
+    """What makes samples to look at in the middle of a training, a function of a View; None where there are none"""
     sampling: str | None = None
     """What writes text or draws images from a trained model; None where there is nothing to draw"""
     reads_tokenizer: bool = False
@@ -23,22 +25,38 @@ class Family:
 
 FAMILIES = {
     "causal_lm": Family(
-        "trainer.tasks.causal_lm:CausalLM", "trainer.evaluation.language:evaluate", "trainer.sampling.text:sample"
+        "trainer.tasks.causal_lm:CausalLM",
+        "trainer.evaluation.language:evaluate",
+        "trainer.evaluation.language:show",
+        "trainer.sampling.text:sample",
     ),
-    "masked_lm": Family("trainer.tasks.masked_lm:MaskedLM", "trainer.evaluation.masked:evaluate", reads_tokenizer=True),
+    "masked_lm": Family(
+        "trainer.tasks.masked_lm:MaskedLM",
+        "trainer.evaluation.masked:evaluate",
+        "trainer.evaluation.masked:show",
+        reads_tokenizer=True,
+    ),
     "sequence_classification": Family(
         "trainer.tasks.sequence_classification:SequenceClassification",
         "trainer.evaluation.text_classes:evaluate",
+        "trainer.evaluation.text_classes:show",
         reads_tokenizer=True,
     ),
     "token_classification": Family(
-        "trainer.tasks.token_classification:TokenClassification", "trainer.evaluation.token_classes:evaluate"
+        "trainer.tasks.token_classification:TokenClassification",
+        "trainer.evaluation.token_classes:evaluate",
+        "trainer.evaluation.token_classes:show",
     ),
     "image_classification": Family(
-        "trainer.tasks.image_classification:ImageClassification", "trainer.evaluation.classification:evaluate"
+        "trainer.tasks.image_classification:ImageClassification",
+        "trainer.evaluation.classification:evaluate",
+        "trainer.evaluation.classification:show",
     ),
     "diffusion": Family(
-        "trainer.tasks.diffusion:Diffusion", "trainer.evaluation.diffusion:evaluate", "trainer.sampling.images:sample"
+        "trainer.tasks.diffusion:Diffusion",
+        "trainer.evaluation.diffusion:evaluate",
+        "trainer.evaluation.diffusion:show",
+        "trainer.sampling.images:sample",
     ),
 }
 
@@ -59,6 +77,12 @@ def evaluation_of(run: RunConfig) -> Any:
 def sampling_of(run: RunConfig) -> Any:
     """The function that draws from a trained model of this family; None where there is nothing to draw."""
     name = FAMILIES[run.task.kind].sampling
+    return None if name is None else _find(name)
+
+
+def showing_of(run: RunConfig) -> Any:
+    """The function that makes samples of a network in training; None where the family has none."""
+    name = FAMILIES[run.task.kind].showing
     return None if name is None else _find(name)
 
 

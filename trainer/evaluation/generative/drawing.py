@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from configs.diffusion import DrawingConfig
 from data.card.pictures import png
 from data.progress import Progress
 from trainer.diffusion.drawing import Wish, draw, finite, to_pixels
@@ -72,6 +73,14 @@ def draw_share(task: Diffusion, network: nn.Module, wishes: Sequence[Wish], *, s
         levels.append(_draw(task, network, part, seed=seed, device=world.device, called=called).cpu())
     images, broken = _pixels(torch.cat(levels))
     return Drawn(wishes, blocks, images, round(float(world.sum(torch.tensor(float(broken))))))
+
+
+def draw_few(
+    task: Diffusion, network: nn.Module, wishes: Sequence[Wish], *, drawing: DrawingConfig, **how: Any
+) -> Pixels:
+    """Images of the wishes [n, H, W, C], drawn at once as told; those without numbers are grey."""
+    levels = draw(network, task.noise, drawing, wishes, shape=task.shape, classes=task.classes, **how)
+    return _pixels(levels.cpu())[0]
 
 
 def _draw(task: Diffusion, network: nn.Module, wishes: Sequence[Wish], **how: Any) -> Tensor:
