@@ -53,28 +53,24 @@ def _events(arguments: argparse.Namespace) -> int:
         raise UserError(f"{path} is not there: {arguments.stage} has not begun; --follow waits for it")
     tail = Tail(path)
     try:
-        for events in followed(tail) if arguments.follow else [tail.new()]:
-            for event in events:
-                print(json.dumps(event) if arguments.json else readable(event))
-            sys.stdout.flush()
+        for event in followed(tail) if arguments.follow else tail.new():
+            print(json.dumps(event) if arguments.json else readable(event), flush=arguments.follow)
     finally:
         if tail.damaged:
             print(f"{path}: {tail.damaged:,} lines are damaged and left out", file=sys.stderr)
     return 0
 
 
-def followed(tail: Tail, look_s: float = LOOK_S) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """New events as they come, until the last start that the log tells of is finished."""
+def followed(tail: Tail, look_s: float = LOOK_S) -> Iterator[Mapping[str, Any]]:
+    """Events as they come, until the last start that the log tells of is finished."""
     finished = False
-    while True:
-        events = list(tail.new())
-        for event in events:
+    while not finished:
+        for event in tail.new():
             if event.get("event") in ("start", "finish"):
                 finished = event["event"] == "finish"
-        yield events
-        if finished:
-            return
-        time.sleep(look_s)
+            yield event
+        if not finished:
+            time.sleep(look_s)
 
 
 def readable(event: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Where a person sees the lines of a run: progress drawn in place on a terminal, plain lines elsewhere."""
 
 import os
+import re
 import sys
 import threading
 import unicodedata
@@ -16,6 +17,7 @@ ERASE = "\r\x1b[K"
 FAINT, PLAIN = "\x1b[2m", "\x1b[22m"
 STAGE = 9
 """Columns of a stage's name"""
+SHARE, COUNT = re.compile(r"\d+%"), re.compile(r"^(\d+/\d+) \w+$")
 COLUMNS = 80
 """Of a terminal that does not say"""
 
@@ -76,15 +78,16 @@ class Screen:
 
 
 def fitted(text: str, columns: int) -> str:
-    """A text in one row: without the figures at its end that have no room, and without what would move the cursor.
+    """A text in one row, without what would move the cursor: figures, two spaces apart, go where there is no room.
 
-    Figures stand two spaces apart; the first is cut where even that is too long.
+    First the share done and the unit, for `120/1000` says as much, then those at the end; one alone is cut.
     """
     text = "".join(each if each.isprintable() else " " for each in text)
-    stage, figures = text[:STAGE], text[STAGE:].split("  ")
-    while len(figures) > 1 and cells(stage + "  ".join(figures)) > columns:
-        figures.pop()
-    text = stage + "  ".join(figures)
+    stage, (first, *more) = text[:STAGE], text[STAGE:].split("  ")
+    fewer = [each for each in more if not SHARE.fullmatch(each)]
+    shorter = [[COUNT.sub(r"\1", first), *fewer[:count]] for count in range(len(fewer), -1, -1)]
+    rows = [stage + "  ".join(each) for each in ([first, *more], [first, *fewer], *shorter)]
+    text = next((row for row in rows if cells(row) <= columns), rows[-1])
     while cells(text) > columns:
         text = text[:-1]
     return text

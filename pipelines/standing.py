@@ -162,7 +162,7 @@ def _failed(stage: str, folder: RunFolder) -> dict[str, str] | None:
 def _crossed(name: str, folder: RunFolder, plan: Plan) -> Standing:
     """A cross-validation by its folds; those that have not begun have no folder."""
     inside = sorted(path for path in folder.folds.glob("*-*") if path.is_dir())
-    folds = tuple(_fold(RunFolder(path)) for path in inside)
+    folds = tuple(read_standing(RunFolder(path)) for path in inside)
     done = sum(fold.state == COMPLETED for fold in folds)
     found = Standing(name, folder, "", folds=folds, fold_count=plan.folds)
     found = replace(found, seen=max([_newest(folder), *(fold.seen for fold in folds)]))
@@ -177,11 +177,6 @@ def _crossed(name: str, folder: RunFolder, plan: Plan) -> Standing:
     if not folder.metrics.is_file():
         return replace(found, state="not evaluated", stage="evaluate", why="not collected from all folds")
     return replace(found, state=COMPLETED, stage="evaluate", metric=headline(read_metrics(folder)))
-
-
-def _fold(folder: RunFolder) -> Standing:
-    found = read_standing(folder)
-    return replace(found, state="not evaluated") if found.state == "not trained" else found
 
 
 def read_end(path: Path) -> _End:

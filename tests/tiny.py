@@ -92,6 +92,7 @@ SMALL: dict[str, Any] = {
     "task.evaluation.images": 8,
     "task.evaluation.judge": None,
     "train.precision": "fp32",
+    "train.samples": None,
     "world.processes": 1,
     "world.device": "cpu",
     "world.threads": 1,

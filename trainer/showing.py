@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from trainer.tracker import Tracker
 
 BINS = 64
 """Of a histogram"""
+MOST_S = 60.0
+"""That samples of one validation may take: other ranks wait, and for longer than `world.timeout_s` they do not"""
 CHUNK = 1 << 22
 """Numbers that are counted at once: a float counts so far and no further"""
 
@@ -57,7 +60,7 @@ class Showing:
                     self._tokenizer,
                     self._alone,
                     self.run.train.samples,
-                    alive,
+                    in_time(alive, min(MOST_S, self.run.world.timeout_s / 2)),
                 )
                 made = self._make(view)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,18 @@ def open_showing(
 ) -> Showing:
     """The first rank's, or one that shows nothing."""
     return NullShowing() if world.rank else Showing(run, folder, task, data, world, tracker)
+
+
+def in_time(alive: Callable[[], None], limit_s: float) -> Callable[[], None]:
+    """`alive`, which raises TimeoutError once the time from now on is over."""
+    end = time.monotonic() + limit_s
+
+    def called() -> None:
+        alive()
+        if time.monotonic() > end:
+            raise TimeoutError(f"they take more than {limit_s:g} s; ask for fewer or shorter ones in train.samples")
+
+    return called
 
 
 @contextlib.contextmanager

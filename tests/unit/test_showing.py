@@ -1,10 +1,12 @@
 """What is shown of a training: the same samples again and again, and a training that does not notice."""
 
+import contextlib
 import json
 import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from tests.tiny import (
 )
 from trainer.distributed import World
 from trainer.loop import StopRequest
+from trainer.meter import Kind, Meter
 from trainer.showing import BINS, NullShowing, histogram, open_showing, untouched
 
 SAMPLES = "{number: 3, max_tokens: 5}"
@@ -160,10 +163,22 @@ def test_samples_are_of_the_averaged_weights_and_count_as_validating(
     folders: list[RunFolder], stop: StopRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
+    counted: list[str] = []
+    during = Meter.during
+
+    @contextlib.contextmanager
+    def heard(self: Meter, kind: Kind) -> Iterator[None]:
+        with during(self, kind):
+            counted.append(kind)
+            yield
+            counted.append("")
+
+    monkeypatch.setattr(Meter, "during", heard)
 
     def look(view: Any) -> list[dict[str, Any]]:
         seen.append(next(view.nets["model"].parameters()).sum().item())
         view.alive()
+        assert counted[-1] == "validate"
         assert not view.nets["model"].training
         assert not torch.is_grad_enabled()
         return []
@@ -174,6 +189,26 @@ def test_samples_are_of_the_averaged_weights_and_count_as_validating(
     own = next(engine.module.parameters()).sum().item()
     with engine.averaged():
         assert seen[-1] == next(engine.module.parameters()).sum().item() != own
+
+
+def test_samples_that_take_too_long_are_left_before_other_ranks_lose_patience(
+    folders: list[RunFolder], stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("trainer.showing.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def dawdle(view: Any) -> list[dict[str, Any]]:
+        for _ in range(9):
+            clock[0] += 1.0
+            view.alive()
+        return []
+
+    monkeypatch.setattr("trainer.showing.showing_of", lambda run: dawdle)
+    run_fit(shown_run(train__samples=SAMPLES, world__timeout_s=10), folders[0], stop)
+    assert clock[0] == 3 * 6.0, "a second after half of the patience"
+    assert all("take more than 5 s" in event["reason"] for event in events_of(folders[0], "samples_failed"))
+    run_fit(shown_run(train__samples=SAMPLES, world__timeout_s=100), folders[1], stop)
+    assert len(events_of(folders[1], "samples")) == 3
 
 
 @pytest.mark.parametrize("change", [{"world__zero": "{stage: 3}"}, {"slices": 2}])
