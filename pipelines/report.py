@@ -1,14 +1,13 @@
 """The report of a run: what its folder holds, as one page that needs nothing else."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.folder import RunFolder, write_atomic
 from pipelines.charts import embed, listed, plain
 from pipelines.costs import Priced, pass_table, price
-from pipelines.curves import Mark, curve_charts
+from pipelines.curves import SLIDER, Mark, curve_charts
 from pipelines.custody.seal import sealed
 from pipelines.data_card import data_card, in_words
 from pipelines.figures import Piece, read_figures
@@ -74,6 +73,7 @@ def build_page(traces: Traces) -> str:
         missing=missing(traces, drawn=bool(charts)),
         charts=drawn,
         curves=drawn[: len(charts)],
+        smoothing=SLIDER if history.series else None,
         clock=drawn[len(charts) : len(charts) + len(clock)],
         times=time_table(traces.account) if traces.account else None,
         anomalies=anomaly_table(history.anomalies) if history.anomalies else None,
@@ -194,7 +194,7 @@ def warnings(traces: Traces) -> list[str]:
         found.append(f"the metrics were not taken from {whose}; evaluate again")
     if traces.history.damaged:
         found.append(f"{traces.history.damaged} lines of {traces.folder.events.name} could not be read")
-    lost = [name for name, values in traces.history.series.items() if not all(map(math.isfinite, values.values()))]
+    lost = [name for name, values in traces.history.series.items() if values.lost]
     if lost:
         found.append(f"not a number at some steps: {', '.join(lost)}")
     return found
@@ -238,8 +238,8 @@ def fold_table(traces: Traces, beside: Path) -> Table:
     rows, links = [], {}
     for row, (name, fold) in enumerate(traces.folds.items()):
         values = [show(fold.scores.model[each]) if each in fold.scores.model else "–" for each in quantities]
-        losses: Mapping[int, float] = fold.history.series.get("train/loss", {})
-        last = f"{losses[max(losses)]:.4g}" if losses else "–"
+        losses = fold.history.series.get("train/loss")
+        last = f"{losses.numbers[-1]:.4g}" if losses else "–"
         rows.append((name, [state(fold), f"{fold.history.step:,}", last, *values]))
         if fold.folder.report.exists():
             links[row] = os.path.relpath(fold.folder.report.resolve(), beside.resolve())

@@ -5,7 +5,7 @@ from typing import Any
 
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, Range1d
 
-from pipelines.charts import COLOURS, Chart, empty_plot, listed, plain, with_legend
+from pipelines.charts import COLOURS, Chart, Key, empty_plot, listed, plain
 from pipelines.goodput import KINDS, Goodput, duration, sentence
 from pipelines.history import History
 from pipelines.page import Table
@@ -18,7 +18,7 @@ def time_chart(account: Goodput) -> Chart:
     """One bar of the whole clock, cut by what it went into."""
     plot = empty_plot("time (s)", "", height=190, y_range=FactorRange(factors=["training"]))
     plot.x_range = Range1d(start=0.0, end=account.wall_s or 1.0)
-    drawn, left = [], 0.0
+    drawn, keys, left = [], [], 0.0
     for kind, seconds in account.seconds.items():
         if seconds <= 0:
             continue
@@ -28,15 +28,12 @@ def time_chart(account: Goodput) -> Chart:
         )
         colour = _SHADES[kind]
         drawn.append(
-            plot.hbar(
-                "y", left="left", right="right", height=0.6, source=source, color=colour, legend_label=plain(kind)
-            )
+            plot.hbar("y", left="left", right="right", height=0.6, source=source, color=colour, name=plain(kind))
         )
+        keys.append(Key(plain(kind), colour))
         left += seconds
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[("", "@kind"), ("", "@shown")]))
-    with_legend(plot)
-    plot.legend[0].update(click_policy="none", ncols=5)
-    return Chart("Training, from its launch to its last event", f"{sentence(account)}.", plot)
+    return Chart("Training, from its launch to its last event", f"{sentence(account)}.", plot, tuple(keys))
 
 
 def time_table(account: Goodput) -> Table:
