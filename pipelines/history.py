@@ -48,17 +48,23 @@ class History:
 
     def add(self, event: dict[str, Any]) -> None:
         """Take in the next event."""
+        kind = event.get("event")
         self.seen = event.get("time", self.seen)
-        self.begun = self.seen if self.begun is None else self.begun
-        if event.get("event") != "checkpoint":  # it is complete some steps later
+        if self.begun is None:
+            self.begun = self.seen
+        if kind != "checkpoint":  # it is complete some steps later
             self.step = event.get("step", self.step)
             self.position = event.get("position", self.position)
         self.ledger.add(event)
-        match event.get("event"):
-            case "step" | "validation":
-                self.columns.add(self.step, event)
-                if event["event"] == "step":
-                    self.drawn = self.step, self.position
+        if kind == "step" or kind == "validation":
+            self.columns.add(self.step, event)
+            if kind == "step":
+                self.drawn = self.step, self.position
+        else:
+            self._add_rare(kind, event)
+
+    def _add_rare(self, kind: str | None, event: dict[str, Any]) -> None:
+        match kind:
             case "start":
                 if self.step:
                     self.restarts.append(self.step)

@@ -16,7 +16,7 @@ from pipelines.gate.verdicts import Judgement
 from pipelines.goodput import sentence
 from pipelines.page import Table, render
 from pipelines.scores import cards, has_value, metric_table, rival_charts, show, show_interval, spread, verdict
-from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table
+from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table, timeline_chart
 from pipelines.traces import Record, Traces, count_parameters, own_digest, read_traces, state
 
 SECTIONS = {
@@ -56,7 +56,8 @@ def build_page(traces: Traces) -> str:
     mark = Mark(traces.fit.step, "best validation", traces.fit.sentence) if traces.fit and traces.fit.step else None
     charts = curve_charts(history.series, history.restarts, scores.units, mark=mark)
     charts += rival_charts(scores)
-    clock = [time_chart(traces.account)] if traces.account else []
+    line = history.ledger.timeline()
+    clock = [timeline_chart(line), time_chart(traces.account)] if traces.account and line else []
     pieces = read_figures(traces.folder, traces.figures)
     of_pieces = [piece.chart for piece in pieces if piece.chart]
     plots, elements = embed([*charts, *clock, *of_pieces])
