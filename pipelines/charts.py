@@ -20,6 +20,23 @@ from bokeh.models.glyphs import HBar
 from bokeh.plotting import figure
 
 COLOURS = ("#3b82c4", "#d9730d", "#2e9e6b", "#9b6bd3", "#d9534f", "#808080")  # 3:1 or better on white and on near-black
+DASHES = ("solid", "dashed", "dotted", "dotdash")
+"""Of lines that share a colour"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A name in a chart's legend: a button on the page that hides what is drawn under it, and shows it again."""
+
+    label: str
+    """The first tag of the plot's renderers too, or their name"""
+    colour: str
+    dash: str = "solid"
+
+    @property
+    def dashes(self) -> str:
+        """Of the stroke beside the name, in an SVG's words."""
+        return {"solid": "none", "dashed": "6 4", "dotted": "2 3", "dotdash": "2 3 6 3"}[self.dash]
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,7 @@ class Chart:
     title: str
     caption: str
     plot: LayoutDOM
+    keys: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,21 +164,6 @@ def empty_plot(x: str, y: str, *, height: int = 300, **options: Any) -> figure:
         **options,
     )
     plot.toolbar.logo = None
-    return plot
-
-
-def with_legend(plot: figure) -> figure:
-    """The plot with its legend above, in the page's colours."""
-    legend = plot.legend[0]
-    legend.click_policy = "hide"
-    legend.location = "left"
-    legend.orientation = "horizontal"
-    legend.ncols = 2
-    legend.background_fill_color = None
-    legend.border_line_color = None
-    legend.update(padding=2, margin=2)
-    legend.stylesheets = [".bk-label { color: var(--text) !important; }"]  # the page's, light or dark
-    plot.add_layout(legend, "above")
     return plot
 
 

@@ -12,7 +12,7 @@ from bokeh.plotting import figure
 
 from configs.errors import DamageError
 from configs.folder import RunFolder
-from pipelines.charts import COLOURS, Chart, empty_plot, with_legend
+from pipelines.charts import COLOURS, DASHES, Chart, Key, empty_plot
 from pipelines.page import Table
 
 Record = Mapping[str, Any]
@@ -26,8 +26,6 @@ PLACES = 5
 """Places at which the words beside a curve give its value"""
 SHADE = 45
 """Per cent of the colour in a full cell of a matrix: text on it is read well, light and dark"""
-DASHES = ("solid", "dashed", "dotted", "dotdash")
-"""Of lines that share a colour"""
 
 
 @dataclass(frozen=True)
@@ -110,23 +108,21 @@ def draw_curves(record: Record) -> Piece:
     """Lines, with their values at a few places as a table."""
     lines = [(str(line["name"]), *_points(line["x"], line["y"])) for line in record["lines"]]
     plot = empty_plot(record["x"], record["y"], height=360)
-    drawn = []
+    drawn, keys = [], []
     for number, (name, x, y) in enumerate(lines):
         source = ColumnDataSource({"x": x, "y": y})
         colour, dash = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         style: Any = {"line_width": 2, "line_color": colour, "line_dash": dash}
-        drawn.append(plot.line("x", "y", source=source, name=name, legend_label=name, **style))
+        drawn.append(plot.line("x", "y", source=source, name=name, **style))
+        keys.append(Key(name, colour, dash))
     if record.get("diagonal"):
         ends = np.concatenate([x for _, x, _ in lines]) if lines else np.array([0.0, 1.0])
         span = [float(ends.min()), float(ends.max())]
         plot.line(span, span, line_color=COLOURS[-1], line_dash="dashed")
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[("", "$name"), (record["x"], "@x"), (record["y"], "@y")]))
-    if lines:
-        with_legend(plot).legend[0].ncols = 5
     note = record.get("note", "")
-    return Piece(
-        record["title"], note, chart=Chart(record["title"], note, plot), table=_told(record, lines), folded=True
-    )
+    chart = Chart(record["title"], note, plot, tuple(keys))
+    return Piece(record["title"], note, chart=chart, table=_told(record, lines), folded=True)
 
 
 def _told(record: Record, lines: Sequence[tuple[str, Any, Any]]) -> Table:
@@ -157,8 +153,7 @@ def draw_bars(record: Record) -> Piece:
     if marked:
         places: list[Any] = [x[place] for place in marked]
         values: list[Any] = [reference[place] for place in marked]
-        plot.scatter(places, values, marker="dash", size=18, line_width=3, color=COLOURS[1], legend_label="reference")
-        with_legend(plot)
+        plot.scatter(places, values, marker="dash", size=18, line_width=3, color=COLOURS[1], name="reference")
     plot.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@shown")]))
     head = [(record["x_title"], ""), (record["y_title"], ""), *([("reference", "")] if marked else [])]
     rows = [
@@ -166,7 +161,7 @@ def draw_bars(record: Record) -> Piece:
         for place in range(len(names))
     ]
     note = record.get("note", "")
-    chart = Chart(record["title"], note, plot)
+    chart = Chart(record["title"], note, plot, (Key("reference", COLOURS[1]),) if marked else ())
     return Piece(record["title"], note, chart=chart, table=Table(f"{record['title']}.", head, rows), folded=True)
 
 

@@ -1,13 +1,13 @@
 """Whether a training has learned too much or too little: its loss beside that of the validation split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.history import History
+from pipelines.series import NONE, Series
 
 TRAIN, VALIDATION = "train/loss", "validation/loss"
 LEAST = 6
@@ -32,27 +32,25 @@ class Fit:
     sentence: str
 
 
-def judge_fit(history: History) -> Fit | None:
+def judge_fit(series: Mapping[str, Series]) -> Fit | None:
     """Compare the last third of a training with its best stretch; None where there is nothing to tell.
 
     Overfitting: validation has risen by more than its noise since its best stretch, while training fell. Still
     learning: both still fall at the end. Training's loss is that of single batches, so between two passes over the
     validation split it is averaged; a training with fewer than LEAST passes is not judged.
     """
-    validation = history.series.get(VALIDATION, {})
-    train = history.series.get(TRAIN, {})
-    steps = sorted(step for step in validation if np.isfinite(validation[step]))
+    validation, train = series.get(VALIDATION, NONE).known, series.get(TRAIN, NONE).known
+    steps, theirs = validation.steps, validation.numbers
     ours = averaged(train, steps)
     if len(steps) < LEAST or ours is None:
         return None
-    theirs = np.array([validation[step] for step in steps])
     width = len(steps) // 3
     means, end = moving_means(theirs, width), ours[-width:].mean()
     best = int(means.argmin())
     rise, fall = means[-1] - means[best], moving_means(ours, width)[best] - end
     errors = (2 / width) ** 0.5  # of the difference of two means, in standard deviations of one value
     if rise > threshold(theirs, errors) and fall > threshold(ours, errors):
-        step = steps[int(theirs.argmin())]
+        step = int(steps[int(theirs.argmin())])
         return Fit(
             "overfitting",
             step,
@@ -72,16 +70,15 @@ def judge_fit(history: History) -> Fit | None:
     return None
 
 
-def averaged(train: Mapping[int, float], steps: Sequence[int]) -> Array | None:
+def averaged(train: Series, steps: Array) -> Array | None:
     """The mean training loss of the steps up to each of `steps` and after the one before; None where some has none."""
-    told = sorted(step for step in train if np.isfinite(train[step]))
-    if not told or not steps:
+    if not len(train) or not len(steps):
         return None
-    ends = np.searchsorted(told, steps, side="right")
+    ends = np.searchsorted(train.steps, steps, side="right")
     begins = np.concatenate([[0], ends[:-1]])
     if (ends <= begins).any():
         return None
-    sums = np.concatenate([[0.0], np.cumsum([train[step] for step in told])])
+    sums = np.concatenate([[0.0], np.cumsum(train.numbers)])
     return (sums[ends] - sums[begins]) / (ends - begins)
 
 

@@ -1,9 +1,14 @@
 """Where the time of a training went, by its event log: what share of the clock computed steps that count."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
+
+from pipelines.series import Array
 
 Event = Mapping[str, Any]
 
@@ -21,6 +26,9 @@ KINDS = {
 """What time can go into; together the whole clock"""
 MEASURED = ("start", "data", "compute", "save", "validate")
 """Kinds of span events"""
+SLICES = 120
+"""Of the clock, in a timeline"""
+_PLACES = {kind: place for place, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
@@ -47,84 +55,149 @@ def goodput(events: Iterable[Event]) -> Goodput | None:
     return ledger.result()
 
 
-@dataclass
-class _Window:
-    """What went between two flushes of the log."""
+@dataclass(frozen=True)
+class Timeline:
+    """What went into each slice of the clock; slices are equally long."""
 
-    steps: list[int]
-    seconds: dict[str, float]
+    edges: Array
+    """Ends of the slices, in seconds since the launch of the first start"""
+    seconds: Mapping[str, Array]
+    """By kind, of each slice; together its length"""
+    restarts: Sequence[float]
+    """When later starts were launched"""
 
 
 @dataclass
 class Ledger:
     """Filled event by event, in the log's order.
 
-    A flush writes the steps done since the last one and then a span for each kind of work: the sum of its seconds.
-    Where a step stands in the log again later, after a restart or a way back, its share of the window is lost.
+    A flush writes the steps done since the last one, a window, and then a span for each kind of work: the sum of its
+    seconds. Where a step stands in the log again later, after a restart or a way back, its share of the window is lost.
     """
 
-    _windows: list[_Window] = field(default_factory=list)
-    _steps: list[int] = field(default_factory=list)
-    """Logged since the last span"""
+    _steps: "array[int]" = field(default_factory=partial(array, "q"))
+    """Logged so far, less those of a start that died before it wrote their spans"""
+    _windows: "array[int]" = field(default_factory=partial(array, "q"))
+    """How many of the steps were logged at the end of each"""
+    _spans: "array[float]" = field(default_factory=partial(array, "d"))
+    """Rows: window, place of the kind, seconds, and between which times"""
     _first: float | None = None
     _last: float = 0.0
     _ended: bool = False
     """Whether the last start said that it was at its end"""
-    _gaps: dict[str, float] = field(default_factory=lambda: {"start": 0.0, "restart": 0.0, "stopped": 0.0})
+    _gaps: list[tuple[str, float, float]] = field(default_factory=list)
+    """Kind, begin and end of what no start covers"""
+    _restarts: list[float] = field(default_factory=list)
+    _begun: float = 0.0
+    """When what the next spans tell of began: at the last flush, or a start"""
+    _flushing: bool = False
+    """Whether the last event was a span"""
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
-        now = event.get("time")
+        now, kind = event.get("time"), event.get("event")
         if now is None:
             return
-        match event.get("event"):
-            case "start":
-                self._start(now, event.get("since_launch_s", 0.0))
-            case "step":
-                self._steps.append(event["step"])
-            case "span":
-                self._span(event)
-            case "finish":
-                self._ended = True
-        self._first = now if self._first is None else self._first
-        self._last = max(self._last, now)
+        if kind == "step":
+            self._steps.append(event["step"])
+        elif kind == "span":
+            self._span(now, event["kind"], event["seconds"])
+        elif kind == "start":
+            self._start(now, event.get("since_launch_s", 0.0))
+        elif kind == "finish":
+            self._ended = True
+        if self._flushing and kind != "span":
+            self._flushing, self._begun = False, self._last
+        if self._first is None:
+            self._first = now
+        if now > self._last:
+            self._last = now
 
     def _start(self, now: float, since_launch_s: float) -> None:
-        self._steps = []  # done by a start that died before it wrote their spans
+        del self._steps[self._windows[-1] if self._windows else 0 :]
         if self._first is None:
             self._first = now - since_launch_s
-            launching = since_launch_s
+            self._gaps.append(("start", self._first, now))
         else:  # a clock that was set back, or a launch before the last start was gone, leaves no gap
             idle = max(0.0, now - self._last)
-            launching = min(idle, since_launch_s)
-            self._gaps["stopped" if self._ended else "restart"] += idle - launching
-        self._gaps["start"] += launching
-        self._ended = False
+            launched = self._last + idle - min(idle, since_launch_s)
+            self._gaps.append(("stopped" if self._ended else "restart", self._last, launched))
+            self._gaps.append(("start", launched, self._last + idle))
+            self._restarts.append(launched)
+        self._flushing, self._begun, self._ended = False, max(now, self._last), False
 
-    def _span(self, event: Event) -> None:
-        if self._steps or not self._windows:
-            self._windows.append(_Window(self._steps, {}))
-            self._steps = []
-        seconds = self._windows[-1].seconds  # without steps since the last span, it goes with those before
-        seconds[event["kind"]] = seconds.get(event["kind"], 0.0) + event["seconds"]
+    def _span(self, now: float, kind: str, seconds: float) -> None:
+        if not self._windows or len(self._steps) > self._windows[-1]:
+            self._windows.append(len(self._steps))  # else it goes with the steps before
+        self._flushing = True
+        begun, ended = self._begun, now
+        if kind == "start":
+            ended = self._begun = min(begun + seconds, now)  # the first of the flush, and of its time
+        place = _PLACES[kind if kind in MEASURED else "other"]
+        self._spans.extend((len(self._windows) - 1, place, seconds, begun, ended))
 
     def result(self) -> Goodput | None:
         """The account so far; None before the first span."""
         if not self._windows or self._first is None:
             return None
-        done = [(number, step) for number, window in enumerate(self._windows) for step in window.steps]
-        final = {step: place for place, (_, step) in enumerate(done)}
-        again_in = Counter(number for place, (number, step) in enumerate(done) if final[step] != place)
-        seconds = dict.fromkeys(KINDS, 0.0) | self._gaps
-        for number, window in enumerate(self._windows):
-            again = again_in[number]
-            for kind, spent in window.seconds.items():
-                gone = spent * again / len(window.steps) if again and kind != "start" else 0.0
-                seconds["lost"] += gone
-                seconds[kind if kind in MEASURED else "other"] += spent - gone
+        spans, lost, again = self._judged()
+        spent = np.bincount(spans[:, 1].astype(int), spans[:, 2] - lost, len(KINDS))
+        seconds = dict(zip(KINDS, spent.tolist(), strict=True))
+        seconds["lost"] += float(lost.sum())
+        for kind, begin, end in self._gaps:
+            seconds[kind] += end - begin
         wall_s = self._last - self._first
         seconds["other"] += max(0.0, wall_s - sum(seconds.values()))
-        return Goodput(seconds, wall_s, again_in.total())
+        return Goodput(seconds, wall_s, again)
+
+    def timeline(self, slices: int = SLICES) -> Timeline | None:
+        """The account along the clock; None before the first span.
+
+        What a flush tells is spread over the time since the one before it, after the beginning of a start.
+        """
+        if not self._windows or self._first is None:
+            return None
+        spans, lost, _ = self._judged()
+        edges = np.linspace(0.0, self._last - self._first, slices + 1)
+        begins, ends = spans[:, 3] - self._first, spans[:, 4] - self._first
+        seconds = {kind: np.zeros(slices) for kind in KINDS}
+        for kind in (*MEASURED, "other"):
+            of = spans[:, 1] == _PLACES[kind]
+            seconds[kind] += _spread(begins[of], ends[of], (spans[:, 2] - lost)[of], edges)
+            seconds["lost"] += _spread(begins[of], ends[of], lost[of], edges)
+        for kind, begin, end in self._gaps:
+            span = np.array([begin - self._first]), np.array([end - self._first]), np.array([end - begin])
+            seconds[kind] += _spread(*span, edges)
+        known, length = sum(seconds.values()), np.diff(edges)
+        seconds["other"] += np.maximum(length - known, 0.0)
+        over = np.maximum(known / np.maximum(length, 1e-9), 1.0)  # spans of a clock that was set back
+        seconds = {kind: values / over for kind, values in seconds.items()}
+        return Timeline(edges, seconds, [launched - self._first for launched in self._restarts])
+
+    def _judged(self) -> tuple[Array, Array, int]:
+        """The spans, the seconds of each that were done again later, and how many steps were."""
+        ends = np.frombuffer(self._windows, dtype=np.int64)
+        counts = np.diff(ends, prepend=0)
+        done = np.frombuffer(self._steps, dtype=np.int64)[: ends[-1]]
+        _, from_end = np.unique(done[::-1], return_index=True)
+        final = np.zeros(len(done), dtype=bool)
+        final[len(done) - 1 - from_end] = True
+        again = np.bincount(np.repeat(np.arange(len(counts)), counts)[~final], minlength=len(counts))
+        spans = np.frombuffer(self._spans, dtype=np.float64).reshape(-1, 5).copy()
+        share = (again / np.maximum(counts, 1))[spans[:, 0].astype(int)]
+        share[spans[:, 1] == _PLACES["start"]] = 0.0
+        return spans, spans[:, 2] * share, int(again.sum())
+
+
+def _spread(begins: Array, ends: Array, seconds: Array, edges: Array) -> Array:
+    """How many of the seconds, spent evenly between their begin and end, lie between each two edges.
+
+    Spans follow each other, as those of one kind do in a log.
+    """
+    sums = np.cumsum(seconds)
+    times = np.maximum.accumulate(np.stack([begins, ends], axis=1).ravel()) if len(sums) else np.zeros(1)
+    before = np.stack([sums - seconds, sums], axis=1).ravel() if len(sums) else np.zeros(1)
+    return np.diff(np.interp(edges, times, before, left=0.0))
 
 
 def sentence(account: Goodput) -> str:

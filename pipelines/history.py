@@ -1,24 +1,22 @@
 """What the event log of a training says: the last value of every metric at every step, restarts, and how it ended."""
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from configs.events import read_events
 from pipelines.goodput import Ledger, duration
-
-BESIDE = ("event", "time", "step", "position")
-"""Fields of a step that are not metrics"""
+from pipelines.series import Columns, Series
 
 
 @dataclass
 class History:
     """Filled event by event by `read_history`."""
 
-    series: defaultdict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
-    """Metric -> step -> value; after a restart the repeated steps count"""
+    columns: Columns = field(default_factory=Columns)
+    """Metrics as they come in"""
     restarts: list[int] = field(default_factory=list)
     """Steps after which training went on"""
     damaged: int = 0
@@ -43,21 +41,30 @@ class History:
     ledger: Ledger = field(default_factory=Ledger)
     """Where the time went"""
 
+    @cached_property
+    def series(self) -> dict[str, Series]:
+        """By metric, when all events are in; after a restart the repeated steps count."""
+        return self.columns.series()
+
     def add(self, event: dict[str, Any]) -> None:
         """Take in the next event."""
+        kind = event.get("event")
         self.seen = event.get("time", self.seen)
-        self.begun = self.seen if self.begun is None else self.begun
-        if event.get("event") != "checkpoint":  # it is complete some steps later
+        if self.begun is None:
+            self.begun = self.seen
+        if kind != "checkpoint":  # it is complete some steps later
             self.step = event.get("step", self.step)
             self.position = event.get("position", self.position)
         self.ledger.add(event)
-        match event.get("event"):
-            case "step" | "validation":
-                for name, value in event.items():
-                    if isinstance(value, float | int) and name not in BESIDE:
-                        self.series[name][self.step] = value
-                if event["event"] == "step":
-                    self.drawn = self.step, self.position
+        if kind == "step" or kind == "validation":
+            self.columns.add(self.step, event)
+            if kind == "step":
+                self.drawn = self.step, self.position
+        else:
+            self._add_rare(kind, event)
+
+    def _add_rare(self, kind: str | None, event: dict[str, Any]) -> None:
+        match kind:
             case "start":
                 if self.step:
                     self.restarts.append(self.step)

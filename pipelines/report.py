@@ -1,14 +1,13 @@
 """The report of a run: what its folder holds, as one page that needs nothing else."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from configs.folder import RunFolder, write_atomic
 from pipelines.charts import embed, listed, plain
 from pipelines.costs import Priced, pass_table, price
-from pipelines.curves import Mark, curve_charts
+from pipelines.curves import SLIDER, Mark, curve_charts
 from pipelines.custody.seal import sealed
 from pipelines.data_card import data_card, in_words
 from pipelines.figures import Piece, read_figures
@@ -18,7 +17,7 @@ from pipelines.goodput import sentence
 from pipelines.page import Table, render
 from pipelines.readout import has_value, show, show_interval
 from pipelines.scores import cards, metric_table, rival_charts, spread, verdict
-from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table
+from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table, timeline_chart
 from pipelines.traces import Record, Traces, count_parameters, own_digest, read_traces, state
 
 SECTIONS = {
@@ -58,7 +57,8 @@ def build_page(traces: Traces) -> str:
     mark = Mark(traces.fit.step, "best validation", traces.fit.sentence) if traces.fit and traces.fit.step else None
     charts = curve_charts(history.series, history.restarts, scores.units, mark=mark)
     charts += rival_charts(scores)
-    clock = [time_chart(traces.account)] if traces.account else []
+    line = history.ledger.timeline()
+    clock = [timeline_chart(line), time_chart(traces.account)] if traces.account and line else []
     pieces = read_figures(traces.folder, traces.figures)
     of_pieces = [piece.chart for piece in pieces if piece.chart]
     plots, elements = embed([*charts, *clock, *of_pieces])
@@ -75,6 +75,7 @@ def build_page(traces: Traces) -> str:
         missing=missing(traces, drawn=bool(charts)),
         charts=drawn,
         curves=drawn[: len(charts)],
+        smoothing=SLIDER if history.series else None,
         clock=drawn[len(charts) : len(charts) + len(clock)],
         times=time_table(traces.account) if traces.account else None,
         anomalies=anomaly_table(history.anomalies) if history.anomalies else None,
@@ -195,7 +196,7 @@ def warnings(traces: Traces) -> list[str]:
         found.append(f"the metrics were not taken from {whose}; evaluate again")
     if traces.history.damaged:
         found.append(f"{traces.history.damaged} lines of {traces.folder.events.name} could not be read")
-    lost = [name for name, values in traces.history.series.items() if not all(map(math.isfinite, values.values()))]
+    lost = [name for name, values in traces.history.series.items() if values.lost]
     if lost:
         found.append(f"not a number at some steps: {', '.join(lost)}")
     return found
@@ -239,8 +240,8 @@ def fold_table(traces: Traces, beside: Path) -> Table:
     rows, links = [], {}
     for row, (name, fold) in enumerate(traces.folds.items()):
         values = [show(fold.scores.model[each]) if each in fold.scores.model else "–" for each in quantities]
-        losses: Mapping[int, float] = fold.history.series.get("train/loss", {})
-        last = f"{losses[max(losses)]:.4g}" if losses else "–"
+        losses = fold.history.series.get("train/loss")
+        last = f"{losses.numbers[-1]:.4g}" if losses else "–"
         rows.append((name, [state(fold), f"{fold.history.step:,}", last, *values]))
         if fold.folder.report.exists():
             links[row] = os.path.relpath(fold.folder.report.resolve(), beside.resolve())

@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, Range1d
 
-from pipelines.charts import COLOURS, Chart, empty_plot, listed, plain, with_legend
-from pipelines.goodput import KINDS, Goodput, duration, sentence
+from pipelines.charts import COLOURS, Chart, Key, empty_plot, listed, plain
+from pipelines.goodput import KINDS, Goodput, Timeline, duration, sentence
 from pipelines.history import History
 from pipelines.page import Table
 
+_UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
+RESTARTS = 5
+"""Named in the words below the timeline"""
 _ORDER = ("compute", "data", "save", "validate", "restart", "start", "lost", "stopped", "other")
 _SHADES: Mapping[str, str] = dict(zip(_ORDER, (*COLOURS, "#b0567f", "#8a8a2e", "#5f8a8b"), strict=True))
 
@@ -18,7 +22,7 @@ def time_chart(account: Goodput) -> Chart:
     """One bar of the whole clock, cut by what it went into."""
     plot = empty_plot("time (s)", "", height=190, y_range=FactorRange(factors=["training"]))
     plot.x_range = Range1d(start=0.0, end=account.wall_s or 1.0)
-    drawn, left = [], 0.0
+    drawn, keys, left = [], [], 0.0
     for kind, seconds in account.seconds.items():
         if seconds <= 0:
             continue
@@ -28,15 +32,43 @@ def time_chart(account: Goodput) -> Chart:
         )
         colour = _SHADES[kind]
         drawn.append(
-            plot.hbar(
-                "y", left="left", right="right", height=0.6, source=source, color=colour, legend_label=plain(kind)
-            )
+            plot.hbar("y", left="left", right="right", height=0.6, source=source, color=colour, name=plain(kind))
         )
+        keys.append(Key(plain(kind), colour))
         left += seconds
     plot.add_tools(HoverTool(renderers=drawn, tooltips=[("", "@kind"), ("", "@shown")]))
-    with_legend(plot)
-    plot.legend[0].update(click_policy="none", ncols=5)
-    return Chart("Training, from its launch to its last event", f"{sentence(account)}.", plot)
+    return Chart("Training, from its launch to its last event", f"{sentence(account)}.", plot, tuple(keys))
+
+
+def timeline_chart(timeline: Timeline) -> Chart:
+    """What each slice of the clock went into, as shares, with a line at each restart."""
+    wall_s = float(timeline.edges[-1])
+    unit, seconds = next((each for each in _UNITS if wall_s >= 2 * each[1]), _UNITS[-1])
+    edges, width = timeline.edges / seconds, float(timeline.edges[1])
+    plot = empty_plot(f"time since the launch ({unit})", "share of the time (%)")
+    plot.x_range = Range1d(start=0.0, end=float(edges[-1]))
+    plot.y_range = Range1d(start=0.0, end=100.0)
+    drawn, keys, below = [], [], np.zeros(len(edges) - 1)
+    for kind, spent in timeline.seconds.items():
+        if not spent.any():
+            continue
+        above = below + 100 * spent / (width or 1.0)
+        shown = [f"{share:.3g} % of {width:.3g} s" for share in above - below]
+        table = {"left": edges[:-1], "right": edges[1:], "bottom": below, "top": above, "shown": shown}
+        source, style = ColumnDataSource(table), {"line_color": None, "fill_color": _SHADES[kind], "name": plain(kind)}
+        drawn.append(plot.quad("left", "right", "top", "bottom", source=source, **style))
+        keys.append(Key(plain(kind), _SHADES[kind]))
+        below = above
+    plot.add_tools(HoverTool(renderers=drawn, tooltips=[("", "$name"), ("", "@shown")], visible=False))
+    caption = f"Each column is {width:.3g} s of the clock, from the first launch on."
+    if timeline.restarts:
+        marks = [launched / seconds for launched in timeline.restarts]
+        plot.vspan(x=marks, line_color="#808080", line_dash="dashed", line_width=2, name="launched again")
+        keys.append(Key("launched again", "#808080", "dashed"))
+        caption += f" Dashed: launched again after {', '.join(map(duration, timeline.restarts[:RESTARTS]))}"
+        more = len(timeline.restarts) - RESTARTS
+        caption += f" and {more} times more." if more > 0 else "."
+    return Chart("Along the clock", caption, plot, tuple(keys))
 
 
 def time_table(account: Goodput) -> Table:

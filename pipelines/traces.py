@@ -58,7 +58,7 @@ class Traces:
     @cached_property
     def fit(self) -> Fit | None:
         """Whether it has learned too much or too little; None where there is nothing to tell."""
-        return judge_fit(self.history)
+        return judge_fit(self.history.series)
 
     @property
     def evaluated(self) -> bool:

@@ -19,6 +19,7 @@ from configs.metrics import Evaluation, Metric, protocol_id, read_evaluation
 from configs.schema import RunConfig, identity
 from configs.stages import check_files, read_record
 from pipelines.history import History
+from pipelines.series import NONE
 
 Kind = Literal["quality", "speed", "memory", "resume"]
 Protocols = Mapping[str, Mapping[str, Any]]
@@ -153,14 +154,13 @@ def _of_machine(
 ) -> Iterator[tuple[str, float, int, str, Literal["lower", "higher"], str]]:
     """Name, value, n, unit, direction and what it is of each quantity that the events tell."""
     for name, unit in (("train/tokens_per_s", "tokens/s"), ("train/samples_per_s", "samples/s")):
-        speeds = history.series.get(name)
-        if speeds:
-            cold = WARM_UP * max(speeds)
-            warm = [speed for step, speed in speeds.items() if step > cold]
+        if speeds := history.series.get(name, NONE).known:
+            cold = WARM_UP * speeds.steps[-1]
+            warm = speeds.numbers[speeds.steps > cold].tolist()
             yield name, median(warm), len(warm), unit, "higher", "median over steps, the first tenth left out"
             break  # samples are tokens by another name
-    if memory := history.series.get("train/memory_bytes"):
-        yield "train/memory_bytes", max(memory.values()), len(memory), "bytes", "lower", "peak of the first rank"
+    if memory := history.series.get("train/memory_bytes", NONE).known:
+        yield "train/memory_bytes", float(memory.numbers.max()), len(memory), "bytes", "lower", "peak of the first rank"
     if resumes:
         quantity = "median over restarts, from launch to restored state"
         yield "train/resume_s", median(resumes), len(resumes), "s", "lower", quantity

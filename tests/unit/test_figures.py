@@ -52,7 +52,10 @@ def page_of(*pieces: Piece) -> str:
     _, elements = embed(charts)
     left = iter(elements)
     placed = [(next(left) if piece.chart else None, piece) for piece in pieces]
-    keys = "folds metrics gate cost price samples samples_are data configuration chain times anomalies clock curves"
+    keys = (
+        "folds metrics gate cost price samples samples_are data configuration chain times anomalies clock curves "
+        "smoothing"
+    )
     content: dict[str, Any] = dict.fromkeys(keys.split()) | {"plots": "", "protocols": [], "charts": []}
     lists = {"warnings": [], "cards": [], "about": [], "missing": {"breakdown": None}, "verdict": None, "name": ""}
     return render("report", sections=[("breakdown", "Breakdown")], pieces=placed, **content, **lists)

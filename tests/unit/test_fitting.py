@@ -6,21 +6,24 @@ import numpy as np
 import pytest
 
 from pipelines.fitting import LEAST, averaged, judge_fit, noise
-from pipelines.history import History
+from pipelines.series import Series
 
 EVERY = 10
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
-def history_of(train: Curve, validation: Curve, *, passes: int = 30, seed: int = 0, jitter: float = 0.02) -> History:
+def history_of(
+    train: Curve, validation: Curve, *, passes: int = 30, seed: int = 0, jitter: float = 0.02
+) -> dict[str, Series]:
     """Losses over training from 0 to 1; single batches are five times as noisy as validation."""
-    rng, history = np.random.default_rng(seed), History()
+    rng = np.random.default_rng(seed)
     times = np.arange(1, passes * EVERY + 1) / (passes * EVERY)
     ours = train(times) + rng.normal(0, 5 * jitter, len(times))
     theirs = validation(times[EVERY - 1 :: EVERY]) + rng.normal(0, jitter, passes)
-    history.series["train/loss"] = {step: float(value) for step, value in enumerate(ours, 1)}
-    history.series["validation/loss"] = {EVERY * place: float(value) for place, value in enumerate(theirs, 1)}
-    return history
+    return {
+        "train/loss": Series.of({step: float(value) for step, value in enumerate(ours, 1)}),
+        "validation/loss": Series.of({EVERY * place: float(value) for place, value in enumerate(theirs, 1)}),
+    }
 
 
 def falling(t: np.ndarray) -> np.ndarray:
@@ -45,7 +48,7 @@ def test_validation_that_rises_while_training_falls_is_overfitting_since_its_bes
         fit = judge_fit(history)
         assert fit is not None
         assert fit.kind == "overfitting"
-        series = history.series["validation/loss"]
+        series = history["validation/loss"]
         assert fit.step == min(series, key=lambda step: series[step])
         assert fit.step in range(30, 200)
         assert fit.sentence.startswith(f"Overfitting since step {fit.step}: validation/loss was best there")
@@ -83,23 +86,23 @@ def test_curves_without_noise_are_told_by_the_size_of_their_change():
 
 
 def test_too_few_passes_or_no_such_losses_tell_nothing():
-    assert judge_fit(History()) is None
+    assert judge_fit({}) is None
     assert judge_fit(history_of(falling, falling, passes=LEAST - 1)) is None
     one_sided = history_of(falling, falling)
-    del one_sided.series["train/loss"]
+    del one_sided["train/loss"]
     assert judge_fit(one_sided) is None
     torn = history_of(falling, falling)
-    torn.series["validation/loss"][EVERY] = float("nan")
+    torn["validation/loss"].numbers[0] = float("nan")
     assert judge_fit(torn) is not None
 
 
 def test_training_loss_is_averaged_between_two_passes():
-    train = {step: float(step) for step in range(1, 7)} | {5: float("inf")}
-    found = averaged(train, [2, 6])
+    train = Series.of({step: float(step) for step in range(1, 7)} | {5: float("inf")}).known
+    found = averaged(train, np.array([2.0, 6.0]))
     assert found is not None
     assert found.tolist() == [1.5, (3 + 4 + 6) / 3]
-    assert averaged({7: 1.0}, [2, 6]) is None
-    assert averaged({}, [2]) is None
+    assert averaged(Series.of({7: 1.0}), np.array([2.0, 6.0])) is None
+    assert averaged(Series.of({}), np.array([2.0])) is None
 
 
 def test_the_noise_of_a_curve_is_found_whatever_its_course():

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipelines.goodput import KINDS, Goodput, goodput
+from pipelines.goodput import KINDS, Goodput, Ledger, Timeline, goodput
 
 
 def start(time: float, step: int = 0, since_launch_s: float = 0.0) -> dict[str, Any]:
@@ -126,3 +127,51 @@ def test_a_log_without_spans_has_no_account() -> None:
 def test_a_kind_that_is_not_known_is_other() -> None:
     found = account(start(0.0), *flush(4.0, range(1, 2), compute=1.0, dreaming=2.0))
     assert found.seconds["other"] == 3.0
+
+
+def timeline(*events: dict[str, Any], slices: int = 10) -> Timeline:
+    ledger = Ledger()
+    for event in events:
+        ledger.add(event)
+    found, sums = ledger.timeline(slices), ledger.result()
+    assert found is not None
+    assert sums is not None
+    length = sums.wall_s / slices
+    np.testing.assert_allclose(sum(found.seconds.values()), np.full(slices, length))
+    for kind, seconds in sums.seconds.items():
+        assert found.seconds[kind].sum() == pytest.approx(seconds, abs=1e-6), kind
+    return found
+
+
+def test_the_timeline_shows_when_the_time_went_into_what() -> None:
+    found = timeline(
+        start(10.0, since_launch_s=10.0),
+        *flush(30.0, range(1, 6), compute=20.0),
+        *flush(50.0, range(6, 11), compute=10.0, data=10.0),
+        start(80.0, step=5, since_launch_s=10.0),  # dead for 20 s; steps 6 to 10 come again
+        *flush(100.0, range(6, 11), compute=20.0),
+    )
+    told = {kind: seconds.tolist() for kind, seconds in found.seconds.items() if seconds.any()}
+    assert told == {
+        "compute": [0, 10, 10, 0, 0, 0, 0, 0, 10, 10],
+        "start": [10, 0, 0, 0, 0, 0, 0, 10, 0, 0],
+        "lost": [0, 0, 0, 10, 10, 0, 0, 0, 0, 0],
+        "restart": [0, 0, 0, 0, 0, 10, 10, 0, 0, 0],
+    }
+    assert found.restarts == [70.0]
+
+
+def test_the_beginning_of_a_start_is_at_its_beginning() -> None:
+    found = timeline(start(0.0), *flush(100.0, range(1, 6), start=20.0, compute=60.0))
+    assert found.seconds["start"].tolist() == pytest.approx([10, 10, 0, 0, 0, 0, 0, 0, 0, 0])
+
+
+def test_the_timeline_of_a_clock_that_is_set_back_stays_within_its_slices() -> None:
+    ledger = Ledger()
+    events = [start(100.0), *flush(110.0, range(1, 2), compute=5.0), start(50.0, step=1, since_launch_s=3.0)]
+    for event in (*events, *flush(120.0, range(2, 3), compute=50.0)):
+        ledger.add(event)
+    found = ledger.timeline(10)
+    assert found is not None
+    np.testing.assert_allclose(sum(found.seconds.values()), np.full(10, 2.0))
+    assert Ledger().timeline() is None
