@@ -59,13 +59,12 @@ OF_STEP = (
     Quantity("train/samples_per_s", "samples/s", "higher"),
     Quantity("train/tokens_per_s", "tokens/s", "higher", asked=True),
     Quantity("train/mfu", "share", "higher", asked=True),
+    Quantity("train/goodput", "share", "higher"),
     Quantity("train/memory_bytes", "bytes", "lower"),
     Quantity("train/data_wait_s", "s", "lower"),
     Quantity("train/data_wait_share", "share", "lower"),
 )
 """Of the step of the whole world"""
-GOODPUT = Quantity("train/goodput", "share", "higher")
-"""Of the time since the start, what went into steps that count; made from the event log"""
 RESUME = Quantity("train/resume_s", "s", "lower")
 """From the launch of a restart to its restored state; made from the event log"""
 SAMPLES = "samples"

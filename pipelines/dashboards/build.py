@@ -11,7 +11,6 @@ from wandb_workspaces.workspaces.internal import WorkspaceViewspec
 
 from configs.quantities import (
     FOLDS,
-    GOODPUT,
     HISTOGRAMS,
     OF_NETWORK,
     OF_STEP,
@@ -82,7 +81,7 @@ def family_workspace(family: type, place: Place = NOWHERE) -> Workspace:
             section("Headline", [*map(scalar, headlines[:HEADLINES]), *map(scalar, _speeds(text=text)[:1])], columns=4),
             section("Loss & validation", _losses(told)),
             section("Optimisation", _optimisation(told)),
-            section("Speed & goodput", [curve(each) for each in (*_speeds(text=text), GOODPUT, *_costs())]),
+            section("Speed & goodput", [curve(each) for each in (*_speeds(text=text), *_costs())]),
             section("Samples", _media(told), columns=2),
             section("Evaluation", map(bars, _single(told.evaluated)), is_open=False),
             section("Evaluation tables", [table(key) for key in told.tables if key != FOLDS], columns=2),
