@@ -14,6 +14,7 @@ from benchmarks import (
     families_images,
     families_text,
     loop,
+    tracking,
 )
 from benchmarks.harness import Case, Limit, measure_limit, run, select
 
@@ -27,6 +28,7 @@ CASES: tuple[Case | Limit, ...] = (
     *evaluation_text.CASES,
     *evaluation_classes.CASES,
     *evaluation_images.CASES,
+    *tracking.CASES,
 )
 DEFAULT_ROUNDS = 10
 
