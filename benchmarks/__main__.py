@@ -15,6 +15,7 @@ from benchmarks import (
     families_text,
     loop,
     tracking,
+    tracking_report,
 )
 from benchmarks.harness import Case, Limit, measure_limit, run, select
 
@@ -29,6 +30,7 @@ CASES: tuple[Case | Limit, ...] = (
     *evaluation_classes.CASES,
     *evaluation_images.CASES,
     *tracking.CASES,
+    *tracking_report.CASES,
 )
 DEFAULT_ROUNDS = 10
 

@@ -22,7 +22,8 @@ LOG = "log"
 KEPT = 100_000
 """Lines that wait in memory for a disk that is full"""
 _CHECKSUM = b',"crc":"'
-_TAIL = len(b'01234567"}\n')
+_CRC = _CHECKSUM + b'%08x"}\n'
+_TAIL = len(_CRC % 0)
 _FIRST_LINE = 4096
 Event = dict[str, Any]
 
@@ -34,17 +35,15 @@ class NewerLogError(UserError):
 def encode(event: Event) -> bytes:
     """The line of an event; the checksum, a CRC-32, is of the bytes before it. Numbers have to be finite."""
     body = orjson.dumps(event)[:-1]
-    return b'%b%b%08x"}\n' % (body, _CHECKSUM, zlib.crc32(body))
+    return body + _CRC % zlib.crc32(body)
 
 
 def decode(line: bytes, *, checked: bool = True) -> Event:
     """The event of a line; an empty one for a line that is none, or not the one that was written."""
-    cut = len(line) - _TAIL - len(_CHECKSUM)
-    if line.startswith(_CHECKSUM, max(cut, 0)):
-        if line[-_TAIL:] != b'%08x"}\n' % zlib.crc32(line[:cut]):
-            return {}
-        line = line[:cut] + b"}"
-    elif checked:
+    body = line[:-_TAIL]
+    if line[-_TAIL:] == _CRC % zlib.crc32(body):
+        line = body + b"}"
+    elif checked or line.startswith(_CHECKSUM, max(len(line) - _TAIL, 0)):
         return {}
     try:
         event = orjson.loads(line)

@@ -20,6 +20,8 @@ from bokeh.models.glyphs import HBar
 from bokeh.plotting import figure
 
 COLOURS = ("#3b82c4", "#d9730d", "#2e9e6b", "#9b6bd3", "#d9534f", "#808080")  # 3:1 or better on white and on near-black
+MANY = (*COLOURS[:-1], "#b0567f", "#8a8a2e", "#5f8a8b", COLOURS[-1])
+"""Where there are more things to be told apart"""
 DASHES = ("solid", "dashed", "dotted", "dotdash")
 """Of lines that share a colour"""
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "prepare": "stage 1 alone: raw data to shards",
     "train": "stage 2 alone: shards to a checkpoint",
     "evaluate": "stage 3 alone: a checkpoint to metrics",
-    "report": "write report.html again from what a run left",
+    "report": "write report.html again from what a run left, or one page that compares several runs",
     "config": "print the resolved run with meanings and units",
     "compile": "write the pipeline as a KFP YAML for a cluster",
 }
@@ -92,6 +92,11 @@ def parser() -> argparse.ArgumentParser:
                 "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)"
             )
             command.add_argument("--name", metavar="NAME", help="the run folder's name (the config's `name`)")
+        if name == "report":
+            command.epilog = "In place of a configuration: run folders, names in --runs or paths; several are compared."
+            command.add_argument(
+                "-o", "--output", type=Path, metavar="FILE", help="the page to write (report.html; comparison.html)"
+            )
         if name == "compile":
             command.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the YAML to write")
     for name, (_, purpose) in OWN_COMMANDS.items():
@@ -172,12 +177,35 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from configs.errors import UserError
+    from configs.folder import require_output
     from pipelines.report import write_report
 
-    _, folder = _open(arguments, there=True)
-    write_report(folder)
-    print(folder.report.resolve())
+    require_output("--output", arguments.output)
+    if any(_configures(word) for word in arguments.config):
+        _, folder = _open(arguments, there=True)
+        folders = [folder]
+    else:
+        from pipelines.overview import find_runs
+
+        if arguments.name is not None:
+            raise UserError("--name names the folder of a configuration; name runs by themselves")
+        folders = find_runs(arguments.config, arguments.runs)
+    if len(folders) == 1:
+        output = arguments.output or folders[0].report
+        write_report(folders[0], output)
+    else:
+        from pipelines.comparison import write_comparison
+
+        output = arguments.output or folders[0].shelf / "comparison.html"
+        write_comparison(folders, output)
+    print(output.resolve())
     return 0
+
+
+def _configures(word: str) -> bool:
+    """Whether a word is a file or an override of a configuration, and not the name of a run."""
+    return "=" in word or word.endswith((".yaml", ".yml")) or Path(word).is_file()
 
 
 def _config(arguments: argparse.Namespace) -> int:

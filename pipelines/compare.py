@@ -38,13 +38,18 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise UserError(f"name two runs or more; got {', '.join(arguments.run)}")
     readings = [read_reading(folder) for folder in find_runs(arguments.run, arguments.runs)]
     first, others = readings[0], readings[1:]
-    judgements = [judge([other], [first], baseline=first.run, alpha=ALPHA, of_weights=True) for other in others]
+    judgements = judge_each(first, others)
     refused = list(refusals(judgements))
     for line in table(first, others, judgements):
         print(line)
     if refused:
         raise UserError("not put side by side:\n" + "\n".join(f"  - {line}" for line in refused))
     return 0
+
+
+def judge_each(first: Reading, others: Sequence[Reading]) -> list[Judgement]:
+    """Each of the others against the first, as the models that they are."""
+    return [judge([other], [first], baseline=first.run, alpha=ALPHA, of_weights=True) for other in others]
 
 
 def refusals(judgements: Sequence[Judgement]) -> Iterator[str]:
@@ -57,8 +62,22 @@ def refusals(judgements: Sequence[Judgement]) -> Iterator[str]:
 
 def table(first: Reading, others: Sequence[Reading], judgements: Sequence[Judgement]) -> Iterator[str]:
     """Lines with columns of one width: a metric, its unit, its value in each run and what the difference is."""
+    rows = [head(first, others), *(cells for _, cells in rows_of(first, others, judgements))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def head(first: Reading, others: Sequence[Reading]) -> list[str]:
+    """What stands above the cells of `rows_of`."""
+    return ["", "unit", first.run, *(cell for other in others for cell in (other.run, "difference"))]
+
+
+def rows_of(
+    first: Reading, others: Sequence[Reading], judgements: Sequence[Judgement]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each metric of the first run that may be put beside those of all others, and its cells, the name first."""
     by_name = [{each.name: each for each in judgement.verdicts} for judgement in judgements]
-    rows = [["", "unit", first.run, *(cell for other in others for cell in (other.run, "difference"))]]
     for name, metric in first.metrics.items():
         verdicts = [each[name] for each in by_name]
         if any(verdict.blocks for verdict in verdicts):
@@ -66,10 +85,7 @@ def table(first: Reading, others: Sequence[Reading], judgements: Sequence[Judgem
         cells = [name, metric.unit, _value(first, name)]
         for other, verdict in zip(others, verdicts, strict=True):
             cells += [_value(other, name), _difference(verdict)]
-        rows.append(cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield name, cells
 
 
 def _value(reading: Reading, name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from bokeh.models import BasicTickFormatter, ColumnDataSource, HoverTool
 from bokeh.plotting import figure
 
-from pipelines.charts import COLOURS, DASHES, Chart, Key, empty_plot, listed, plain
+from pipelines.charts import COLOURS, DASHES, MANY, Chart, Key, empty_plot, listed, plain
 from pipelines.series import Array, Series
 
 POINTS, ALL_POINTS = 2000, 60_000
@@ -55,6 +55,8 @@ class Curve:
     """Whether it is of single batches, and wants to be smoothed"""
     label: str = ""
     """What the legend calls it, together with others; its name where not given"""
+    subject: str = ""
+    """What its dash stands for; nothing where not given"""
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,13 @@ def overlaid_charts(runs: Mapping[str, Mapping[str, Series]], units: Mapping[str
     groups: dict[str, list[Curve]] = {quantity: [] for quantity in TITLES}
     dashes: dict[str, str] = {}
     for number, (run, series) in enumerate(runs.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = MANY[number % len(MANY)]
         for name, values in series.items():
             subject, _, quantity = name.rpartition("/")
             dash = dashes.setdefault(subject, DASHES[len(dashes) % len(DASHES)])
             noisy = subject.split("/")[0] == "train" and quantity not in EXACT
             shown, scale = f"{run}, {subject}" if subject else run, SCALES.get(quantity, 1.0)
-            curve = read_curve(shown, values, colour, scale=scale, noisy=noisy, dash=dash, label=run)
+            curve = read_curve(shown, values, colour, scale=scale, noisy=noisy, dash=dash, label=run, subject=subject)
             groups.setdefault(quantity, []).append(curve)
     shared = {quantity: curves for quantity, curves in groups.items() if len({curve.label for curve in curves}) > 1}
     return _charts(shared, (), units, None)
@@ -177,6 +179,9 @@ def _curve_chart(
             caption.append(f"Drawn: at most {points:,} of {len(curve.x):,} values, each stretch's lowest and highest.")
     if any(curve.noisy and len(curve.x) > 2 for curve in curves):
         caption.append("The thick line is the mean over as many logged steps as the page's slider says.")
+    dashes = {curve.dash: curve.subject for curve in curves if curve.subject}
+    if len(dashes) > 1:
+        caption.append(f"{'; '.join(f'{dash}: {subject}' for dash, subject in dashes.items())}.".capitalize())
     if restarts:
         plot.vspan(x=list(restarts), line_color="#808080", line_dash="dashed", name="restart")
         keys["restart"] = Key("restart", "#808080", "dashed")

@@ -52,15 +52,16 @@ class History:
         self.seen = event.get("time", self.seen)
         if self.begun is None:
             self.begun = self.seen
+        self.ledger.add(event)
         if kind != "checkpoint":  # it is complete some steps later
             self.step = event.get("step", self.step)
             self.position = event.get("position", self.position)
-        self.ledger.add(event)
-        if kind == "step" or kind == "validation":
+        if kind == "step":
             self.columns.add(self.step, event)
-            if kind == "step":
-                self.drawn = self.step, self.position
-        else:
+            self.drawn = self.step, self.position
+        elif kind == "validation":
+            self.columns.add(self.step, event)
+        elif kind != "span":
             self._add_rare(kind, event)
 
     def _add_rare(self, kind: str | None, event: dict[str, Any]) -> None:

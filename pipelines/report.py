@@ -35,24 +35,25 @@ SECTIONS = {
 }
 
 
-def write_report(folder: RunFolder) -> None:
+def write_report(folder: RunFolder, output: Path | None = None) -> None:
     """Write report.html from what the stages have left so far, of each fold too; the page says what is missing.
 
-    Raises DamageError when a stage's record cannot be read.
+    output: another file for the page, in place of the run's own. Raises DamageError when a stage's record cannot be
+    read.
     """
-    _write(read_traces(folder))
+    _write(read_traces(folder), output or folder.report)
 
 
-def _write(traces: Traces) -> None:
+def _write(traces: Traces, output: Path) -> None:
     for fold in traces.folds.values():
         if fold.run:
-            _write(fold)
+            _write(fold, fold.folder.report)
     told = traces.evaluation.get("digest") if traces.evaluation else None
-    write_atomic(traces.folder.report, sealed(build_page(traces), told))
+    write_atomic(output, sealed(build_page(traces, output.resolve().parent), told))
 
 
-def build_page(traces: Traces) -> str:
-    """The whole page."""
+def build_page(traces: Traces, beside: Path) -> str:
+    """The whole page; links are relative to the folder `beside` it."""
     scores, history = traces.scores, traces.history
     mark = Mark(traces.fit.step, "best validation", traces.fit.sentence) if traces.fit and traces.fit.step else None
     charts = curve_charts(history.series, history.restarts, scores.units, mark=mark)
@@ -80,7 +81,7 @@ def build_page(traces: Traces) -> str:
         times=time_table(traces.account) if traces.account else None,
         anomalies=anomaly_table(history.anomalies) if history.anomalies else None,
         plots=plots,
-        folds=fold_table(traces, traces.folder.path) if traces.folds else None,
+        folds=fold_table(traces, beside) if traces.folds else None,
         metrics=metric_table(scores),
         protocols=protocols(traces),
         pieces=placed(pieces, elements[len(charts) + len(clock) :]),

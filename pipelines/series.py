@@ -72,13 +72,20 @@ class Columns:
 
     def series(self) -> dict[str, Series]:
         """Each metric's, in the order in which they came up."""
-        parts: dict[str, list[tuple[Array, Array, Array]]] = {}
+        holders: dict[str, list[_Table]] = {}
         for table in self._tables.values():
-            rows = np.frombuffer(table.rows, dtype=np.float64).reshape(-1, 2 + len(table.names))
-            places, steps = rows[:, 0].copy(), rows[:, 1].copy()  # of all metrics of the table
-            for column, name in enumerate(table.names, 2):
-                parts.setdefault(name, []).append((places, steps, rows[:, column].copy()))
-        return {name: _last_of_each_step(found) for name, found in parts.items()}
+            for name in table.names:
+                holders.setdefault(name, []).append(table)
+        chosen: dict[tuple[int, ...], tuple[Array, Any]] = {}  # most metrics stand in the same tables
+        found = {}
+        for name, tables in holders.items():
+            key = tuple(map(id, tables))
+            if key not in chosen:
+                chosen[key] = _last_of_each_step(tables)
+            steps, order = chosen[key]
+            numbers = np.concatenate([table.column(table.names.index(name) + 2) for table in tables])
+            found[name] = Series(steps, numbers[order])
+        return found
 
 
 @dataclass
@@ -100,16 +107,20 @@ class _Table:
         pick = itemgetter(*names) if len(names) > 1 else lambda each: tuple(each[name] for name in names)
         return cls(names, pick, struct.Struct(f"={2 + len(names)}d").pack)
 
+    def column(self, place: int) -> Array:
+        return np.frombuffer(self.rows, dtype=np.float64).reshape(-1, 2 + len(self.names))[:, place].copy()
+
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _last_of_each_step(parts: Sequence[tuple[Array, Array, Array]]) -> Series:
-    """A metric's values by step, of the numbers of its events, their steps and its values."""
-    places, steps, numbers = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+def _last_of_each_step(tables: Sequence[_Table]) -> tuple[Array, Any]:
+    """The steps of the tables' rows, in order, and the places of the rows that count."""
+    events = np.concatenate([table.column(0) for table in tables])
+    steps = np.concatenate([table.column(1) for table in tables])
     if (np.diff(steps) > 0).all():
-        return Series(steps, numbers)
-    order = np.lexsort((places, steps))
-    chosen = order[np.append(np.diff(steps[order]) > 0, True)]
-    return Series(steps[chosen], numbers[chosen])
+        return steps, slice(None)
+    order = np.lexsort((events, steps))
+    last = order[np.append(np.diff(steps[order]) > 0, True)]
+    return steps[last], last

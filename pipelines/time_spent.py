@@ -12,6 +12,8 @@ from pipelines.history import History
 from pipelines.page import Table
 
 _UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
+MARGIN = 8.0
+"""Per cent above the columns, for the marks of restarts"""
 RESTARTS = 5
 """Named in the words below the timeline"""
 _ORDER = ("compute", "data", "save", "validate", "restart", "start", "lost", "stopped", "other")
@@ -47,7 +49,7 @@ def timeline_chart(timeline: Timeline) -> Chart:
     edges, width = timeline.edges / seconds, float(timeline.edges[1])
     plot = empty_plot(f"time since the launch ({unit})", "share of the time (%)")
     plot.x_range = Range1d(start=0.0, end=float(edges[-1]))
-    plot.y_range = Range1d(start=0.0, end=100.0)
+    plot.y_range = Range1d(start=0.0, end=100.0 + MARGIN)
     drawn, keys, below = [], [], np.zeros(len(edges) - 1)
     for kind, spent in timeline.seconds.items():
         if not spent.any():
@@ -63,9 +65,11 @@ def timeline_chart(timeline: Timeline) -> Chart:
     caption = f"Each column is {width:.3g} s of the clock, from the first launch on."
     if timeline.restarts:
         marks = [launched / seconds for launched in timeline.restarts]
-        plot.vspan(x=marks, line_color="#808080", line_dash="dashed", line_width=2, name="launched again")
+        plot.vspan(x=marks, line_color="#ffffff", line_dash="dashed", line_width=2, name="launched again")
+        above: Any = [100.0 + MARGIN / 2] * len(marks)
+        plot.scatter(marks, above, marker="inverted_triangle", size=10, color="#808080", name="launched again")
         keys.append(Key("launched again", "#808080", "dashed"))
-        caption += f" Dashed: launched again after {', '.join(map(duration, timeline.restarts[:RESTARTS]))}"
+        caption += f" Triangles: launched again after {', '.join(map(duration, timeline.restarts[:RESTARTS]))}"
         more = len(timeline.restarts) - RESTARTS
         caption += f" and {more} times more." if more > 0 else "."
     return Chart("Along the clock", caption, plot, tuple(keys))

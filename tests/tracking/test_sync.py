@@ -72,7 +72,7 @@ def test_a_run_that_was_offline_is_sent_whole_with_lineage_and_twice_changes_not
 
 def test_a_torn_tail_is_left_until_it_is_whole_and_then_sent_once(server: WandbServer, run: RunFolder) -> None:
     whole = run.events.read_bytes()
-    cut = whole[: whole.index(b'"step": 3') + 4]
+    cut = whole[: whole.index(b'"step":3') + 4]
     run.events.write_bytes(cut)
     assert synced(run).code == 0
     assert [row["train/step"] for row in server.one("train").history] == [1, 2]
