@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.events import read_events
 from pipelines.goodput import Ledger, duration
-from pipelines.series import Columns, Series
+from pipelines.series import Columns, Series, quantiles
 
 
 @dataclass
@@ -38,6 +38,10 @@ class History:
     """Events of training that ran away: step, reason, action"""
     early_stop: str | None = None
     """Why it ended before its last step; None where it did not"""
+    shown: list[int] = field(default_factory=list)
+    """Steps at which samples were made, in order"""
+    weights: dict[str, dict[int, tuple[float, ...]]] = field(default_factory=dict)
+    """Of each network, by step: `quantiles` of its weights"""
     ledger: Ledger = field(default_factory=Ledger)
     """Where the time went"""
 
@@ -71,6 +75,11 @@ class History:
                     self.restarts.append(self.step)
                 self.status = self.reason = self.early_stop = None
                 self.device, self.world = event.get("device"), event.get("world")
+            case "samples":
+                self.shown = sorted({*self.shown, self.step})
+            case "histogram":
+                known = self.weights.setdefault(event["name"], {})
+                known[self.step] = quantiles(event["edges"], event["counts"])
             case "anomaly":
                 self.anomalies.append(event)
             case "early_stop":

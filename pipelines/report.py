@@ -9,19 +9,22 @@ from pipelines.charts import embed, listed, plain
 from pipelines.costs import Priced, pass_table, price
 from pipelines.curves import SLIDER, Mark, curve_charts
 from pipelines.custody.seal import sealed
-from pipelines.data_card import data_card, in_words
+from pipelines.data_card import data_card
 from pipelines.figures import Piece, read_figures
 from pipelines.gate.page import verdict_table
 from pipelines.gate.verdicts import Judgement
 from pipelines.goodput import sentence
 from pipelines.page import Table, render
+from pipelines.provenance import chain, protocols
 from pipelines.readout import has_value, show, show_interval
 from pipelines.scores import cards, metric_table, rival_charts, spread, verdict
+from pipelines.through_training import shown_through, weight_charts
 from pipelines.time_spent import anomaly_sentence, anomaly_table, time_chart, time_table, timeline_chart
-from pipelines.traces import Record, Traces, count_parameters, own_digest, read_traces, state
+from pipelines.traces import Record, Traces, count_parameters, read_traces, state
 
 SECTIONS = {
     "charts": "Charts",
+    "through": "Samples through training",
     "folds": "Folds",
     "metrics": "Metrics",
     "breakdown": "Breakdown",
@@ -57,6 +60,7 @@ def build_page(traces: Traces, beside: Path) -> str:
     scores, history = traces.scores, traces.history
     mark = Mark(traces.fit.step, "best validation", traces.fit.sentence) if traces.fit and traces.fit.step else None
     charts = curve_charts(history.series, history.restarts, scores.units, mark=mark)
+    charts += weight_charts(history.weights, charts)
     charts += rival_charts(scores)
     line = history.ledger.timeline()
     clock = [timeline_chart(line), time_chart(traces.account)] if traces.account and line else []
@@ -65,6 +69,7 @@ def build_page(traces: Traces, beside: Path) -> str:
     plots, elements = embed([*charts, *clock, *of_pieces])
     drawn = list(zip(elements, [*charts, *clock, *of_pieces], strict=True))
     priced = priced_of(traces)
+    through = shown_through(traces.folder, history.shown)
     return render(
         "report",
         name=traces.folder.path.resolve().name,
@@ -73,7 +78,7 @@ def build_page(traces: Traces, beside: Path) -> str:
         cards=cards(scores),
         about=about(traces),
         sections=[(name, title) for name, title in SECTIONS.items() if has_section(name, traces)],
-        missing=missing(traces, drawn=bool(charts)),
+        missing=missing(traces, drawn=bool(charts), through=bool(through)),
         charts=drawn,
         curves=drawn[: len(charts)],
         smoothing=SLIDER if history.series else None,
@@ -88,6 +93,7 @@ def build_page(traces: Traces, beside: Path) -> str:
         gate=gate_section(traces.gate) if traces.gate else None,
         cost=pass_table(traces.cost) if traces.cost else None,
         price=price(priced) if priced else None,
+        through=through,
         samples=traces.samples,
         samples_are=samples_are(traces.samples),
         data=data_card(traces.manifest) if traces.manifest else None,
@@ -102,6 +108,8 @@ def has_section(name: str, traces: Traces) -> bool:
         return bool(traces.folds)
     if name == "time":
         return not traces.folds  # the clock of each fold is in the report of that fold
+    if name == "through":
+        return bool(traces.history.shown)
     if name == "breakdown":
         return bool(traces.figures)
     return name != "gate" or traces.gate is not None
@@ -121,7 +129,7 @@ def priced_of(traces: Traces) -> Priced | None:
     return Priced(traces.folder.path.resolve().name, metric, traces.cost)
 
 
-def missing(traces: Traces, *, drawn: bool) -> dict[str, str | None]:
+def missing(traces: Traces, *, drawn: bool, through: bool) -> dict[str, str | None]:
     """For each section without content, what is not there yet and which command makes it."""
     name = "CONFIG.yaml"
     verb = "run" if traces.folds else "train"
@@ -129,6 +137,9 @@ def missing(traces: Traces, *, drawn: bool) -> dict[str, str | None]:
     evaluate = f"This run has not been evaluated; `trainworks {'run' if traces.folds else 'evaluate'} {name}` does it."
     return {
         "charts": None if drawn else evaluate if traces.folds else untrained,
+        "through": None
+        if through
+        else "They are gone from the folder; its log names the steps at which they were made.",
         "folds": None,
         "time": None if traces.account else untrained if traces.history.begun is None else "The log tells no times.",
         "metrics": None if traces.evaluation else evaluate,
@@ -203,25 +214,6 @@ def warnings(traces: Traces) -> list[str]:
     return found
 
 
-def protocols(traces: Traces) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each protocol's id, the metrics under it and its parts, in words."""
-    if not traces.evaluation:
-        return []
-    under: dict[str, list[str]] = {}
-    for metric in traces.evaluation["metrics"]:
-        under.setdefault(metric["protocol"], []).append(metric["name"])
-    return [
-        (
-            name,
-            [
-                ("of the metrics", ", ".join(under.get(name, [])) or "none"),
-                *((plain(part), in_words(value)) for part, value in parts.items()),
-            ],
-        )
-        for name, parts in traces.evaluation["protocols"].items()
-    ]
-
-
 def over_folds(traces: Traces, quantity: str) -> str | None:
     """Mean ± standard deviation of a number over the folds, and its interval; None unless every fold has a value."""
     found = [fold.scores.model.get(quantity) for fold in traces.folds.values()]
@@ -258,36 +250,3 @@ def gate_section(judgement: Judgement) -> tuple[str, Table]:
     return f"{', '.join(judgement.runs)} against {judgement.baseline}: {judgement.word}{reason}.", verdict_table(
         judgement
     )
-
-
-def chain(traces: Traces) -> Table:
-    """Each stored digest from the source to the metrics, and whether it was made from the one above."""
-    manifest, checkpoint, evaluation = traces.manifest, traces.checkpoint, traces.evaluation
-    absent = ("–", "not there yet")
-    source = data = weights = metrics = absent
-    if manifest:
-        source = (", ".join(each["digest"] for each in manifest["sources"]), "the bytes that were read")
-        data = (manifest["digest"], "made from this source")
-    if traces.folds:
-        weights = (f"{len(traces.folds)} folds", "each fold's report has its own")
-    elif checkpoint:
-        weights = (checkpoint["digest"], _link(checkpoint["data"], manifest, "trained on"))
-    if evaluation:
-        metrics = (own_digest(evaluation), _taken_from(traces))
-    step = f" of step {checkpoint['step']:,}" if checkpoint else ""
-    rows = [("source", source), ("data", data), (f"checkpoint{step}", weights), ("metrics", metrics)]
-    caption = "Digests that the stages stored; each says which one it was made from."
-    return Table(caption, [("", ""), ("digest", ""), ("link", "")], rows)
-
-
-def _taken_from(traces: Traces) -> str:
-    assert traces.evaluation, "only metrics that are there are taken from somewhere"
-    if traces.folds:
-        return "taken from the folds as they are" if traces.evaluated else "taken from folds that have changed since"
-    return _link(traces.evaluation["checkpoint"], traces.checkpoint, "taken from")
-
-
-def _link(said: str, above: Record | None, verb: str) -> str:
-    if above is not None and said == above["digest"]:
-        return f"{verb} the one above"
-    return f"{verb} another one: {said[:12]}…"

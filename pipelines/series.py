@@ -49,6 +49,19 @@ class Series(Mapping[int, float]):
 
 
 NONE = Series.of({})
+SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""Of the numbers in a histogram: `quantiles` says below which number each lies"""
+
+
+def quantiles(edges: Sequence[float], counts: Sequence[int]) -> tuple[float, ...]:
+    """The numbers below which SHARES of those in a histogram lie, even within each bin."""
+    ends, lower = np.cumsum(counts), np.asarray(edges)
+    wanted = np.multiply(SHARES, ends[-1])
+    bins = np.searchsorted(
+        ends, np.maximum(wanted, np.finfo(float).tiny)
+    )  # the first that holds so many: not an empty one
+    within = (wanted - ends[bins]) / np.asarray(counts)[bins] + 1
+    return tuple((lower[bins] + within * (lower[bins + 1] - lower[bins])).tolist())
 
 
 @dataclass

@@ -14,7 +14,7 @@ Bokeh.embed.embed_items(documents, items).then((managers) => {
     for (const button of box.querySelectorAll(".legend button"))
       button.addEventListener("click", () => toggle(button, charts, chart));
   }
-  for (const panel of document.querySelectorAll(".controls")) control(panel, charts);
+  for (const panel of document.querySelectorAll(".controls[data-curves]")) control(panel, charts);
   const views = charts.flatMap((chart) => chart.views);
   const repaint = () => views.forEach((view) => view.request_repaint());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,25 @@ def trained(folder: RunFolder, *, seed: int = 0, steps: int = STEPS, floor: floa
     folder.evaluation.mkdir(exist_ok=True)
 
 
+def showing(folder: RunFolder, make: Callable[[int], Any]) -> list[dict[str, Any]]:
+    """Samples at some steps of a training, in files, and the events that say so and how the weights lie."""
+    events = list[dict[str, Any]]()
+    for number in range(100, STEPS + 1, 100):
+        path = folder.training_samples(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(make(number)))
+        edges = [number * (place / 32 - 1) / STEPS for place in range(65)]
+        counts = [round(1000 * math.exp(-(((place - 32) / 8) ** 2))) for place in range(64)]
+        events.append({"event": "samples", "step": number, "file": path.relative_to(folder.train).as_posix()})
+        events.append({"event": "histogram", "step": number, "name": "weights/model", "edges": edges, "counts": counts})
+    return events
+
+
 def language(path: Path, *, seed: int = 0, value: float = 1.98, protocol: str = "p") -> RunFolder:
     """A causal language model's run."""
     folder = prepared(path, description=f"plays {NASTY}")
-    trained(folder, seed=seed, floor=value)
+    said = showing(folder, lambda number: [{"prompt": "ACT I", "text": f" {NASTY} after {number} steps"}] * 2)
+    trained(folder, seed=seed, floor=value, more=said)
     shape = {"protocol": protocol, "interval": [value - 0.02, value + 0.02]}
     metrics = [metric("test/bits_per_byte", value, **shape), metric("test/perplexity", 12.5, interval=[12.1, 12.9])]
     metrics.append(metric("baseline/trigram/bits_per_byte", 2.11, protocol=protocol))
@@ -161,7 +177,7 @@ def convolutional(path: Path, *, seed: int = 0) -> RunFolder:
 def diffusing(path: Path) -> RunFolder:
     """A diffusion model's run."""
     folder = configured(prepared(path), "demo-diffusion")
-    trained(folder)
+    trained(folder, more=showing(folder, lambda number: [{"picture": picture(number // 50 + n)} for n in range(10)]))
     metrics = [metric("samples/class_accuracy", 0.93, **SHARE), metric("baseline/real/class_accuracy", 0.97, **SHARE)]
     evaluated(folder, *metrics, metric("test/loss", 0.05, unit="squared error"), protocols={"p": {"sampler": "ddim"}})
     folder.samples.write_text(json.dumps([{"picture": picture(n), "class": CLASSES[n]} for n in range(10)]))

@@ -127,6 +127,19 @@ def test_the_slider_smooths_the_curves_of_the_training_and_says_by_how_much(
         np.testing.assert_allclose(line["y"], smooth(values, np.ones(len(values)), width), rtol=1e-5)
 
 
+def test_samples_of_one_step_at_a_time_are_seen_by_slider_and_by_button(reports: Mapping[str, Path], opened: Opener):
+    page = opened(reports["lm"])
+    slider = page.get_by_role("slider", name="Step")
+    samples = page.locator(".at:visible")
+    expect(samples).to_have_count(1)
+    expect(samples).to_contain_text("after 400 steps")
+    slider.press("Home")
+    expect(samples).to_contain_text("after 100 steps")
+    page.get_by_role("button", name="Later step").click()
+    expect(samples).to_contain_text("after 200 steps")
+    expect(slider).to_have_attribute("aria-valuetext", "step 200")
+
+
 def test_the_first_smoothing_is_the_one_that_the_slider_makes(reports: Mapping[str, Path], opened: Opener):
     page = opened(reports["lm"])
     loss, slider = drawn_at(page, "Loss"), page.get_by_role("slider", name="Smoothing")
