@@ -15,7 +15,7 @@ SOURCE ?=
 DIGEST = from configs.code import code_record; from configs.folder import digest; print(digest(code_record()["files"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-evaluation nightly transfer test check bench golden image lock clean
+.PHONY: help setup demo demo-evaluation nightly transfer test check bench golden pictures image lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench: $(READY)  ## run the benchmarks, or those whose name starts with CASE (ma
 
 golden: $(READY)  ## write the golden files and the configuration's JSON schema again
 	$(BIN)/python -m tests.golden
+
+pictures: $(READY)  ## photograph the pages of $(RUNS) for the README, with Chromium (after make demo and make demo-evaluation)
+	$(BIN)/python -m tests.browser.pictures $(RUNS)
 
 image: $(READY)  ## build the image (for CPUs: make image BASE=python:3.11-slim-bookworm TORCH_INDEX=https://download.pytorch.org/whl/cpu)
 	docker build --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg TORCH_INDEX=$(TORCH_INDEX) \

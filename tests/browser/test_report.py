@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
 from configs.folder import RunFolder
 from pipelines.curves import SMOOTHING, smooth, window
 from pipelines.report import write_report
 from tests.browser.conftest import WIDTHS, Opener, photograph
 from tests.browser.folders import FAMILIES
+from tests.browser.pictures import PICTURES, take
 from tests.browser.plots import drawn_at, ink, lines, places, steps
 from tests.reported import prepared
 
@@ -138,6 +140,16 @@ def test_samples_of_one_step_at_a_time_are_seen_by_slider_and_by_button(reports:
     page.get_by_role("button", name="Later step").click()
     expect(samples).to_contain_text("after 200 steps")
     expect(slider).to_have_attribute("aria-valuetext", "step 200")
+
+
+@pytest.mark.parametrize("name", ["report-phone", "through-training"])
+def test_a_picture_for_the_docs_is_as_wide_as_it_says(
+    browser: Browser, reports: Mapping[str, Path], tmp_path: Path, name: str
+):
+    take(browser, PICTURES[name], reports["diffusion"], tmp_path / "picture.png")
+    taken = Image.open(tmp_path / "picture.png")
+    assert PICTURES[name].width - 32 <= taken.width <= PICTURES[name].width
+    assert taken.height >= 200
 
 
 def test_the_first_smoothing_is_the_one_that_the_slider_makes(reports: Mapping[str, Path], opened: Opener):
