@@ -122,7 +122,7 @@ def test_the_slider_smooths_the_curves_of_the_training_and_says_by_how_much(
             slider.press("ArrowRight")
         told = f"mean over {100 * share:g} % of the steps" if share else "none"
         expect(slider).to_have_attribute("aria-valuetext", told)
-        expect(page.locator("output")).to_have_text(told)
+        expect(page.locator("output[for=smoothing]")).to_have_text(told)
         (line,) = lines(loss, "means")
         width = window(len(values), share)
         assert line["visible"] == (width > 1)
@@ -147,9 +147,10 @@ def test_a_picture_for_the_docs_is_as_wide_as_it_says(
     browser: Browser, reports: Mapping[str, Path], tmp_path: Path, name: str
 ):
     take(browser, PICTURES[name], reports["diffusion"], tmp_path / "picture.png")
-    taken = Image.open(tmp_path / "picture.png")
-    assert PICTURES[name].width - 32 <= taken.width <= PICTURES[name].width
-    assert taken.height >= 200
+    with Image.open(tmp_path / "picture.png") as taken:
+        width, height = taken.size
+    assert PICTURES[name].width - 32 <= width <= PICTURES[name].width
+    assert height >= 200
 
 
 def test_the_first_smoothing_is_the_one_that_the_slider_makes(reports: Mapping[str, Path], opened: Opener):
