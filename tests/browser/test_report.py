@@ -137,7 +137,7 @@ def test_samples_of_one_step_at_a_time_are_seen_by_slider_and_by_button(reports:
     expect(samples).to_contain_text("after 400 steps")
     slider.press("Home")
     expect(samples).to_contain_text("after 100 steps")
-    page.get_by_role("button", name="Later step").click()
+    page.get_by_role("button", name="Next step").click()
     expect(samples).to_contain_text("after 200 steps")
     expect(slider).to_have_attribute("aria-valuetext", "step 200")
 
