@@ -17,7 +17,7 @@ from pipelines.entries import Entry, read_entry
 from pipelines.gate.readings import Reading, read_reading
 from pipelines.overview import card
 from pipelines.page import Table, render
-from pipelines.scores import show_interval
+from pipelines.readout import show_interval
 from pipelines.series import Series
 
 SECTIONS = {
